@@ -1,0 +1,62 @@
+# Footfall's one entry for people and for CI. Every target sets up what it needs; nothing leaves the checkout.
+# The longer steps are scripts beside this file; what stands here is which step needs which.
+#
+# Variables, on the command line or in the environment:
+#   ONCE=1             make run ends after its summary
+#   TENSORFLOW=gpu     set up with the wheel for NVIDIA GPUs
+#   PYTHON=...         the Python to set up with
+#   LINT=0             make test without the linters
+#   FUZZTIME=30s       how long make fuzz gives each target
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+# Settings that scripts read.
+export TENSORFLOW ?= cpu
+export PYTHON
+export PATH := $(CURDIR)/.tools/bin:$(PATH)
+
+VERSION  := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS  := -X main.version=$(VERSION)
+FUZZTIME ?= 30s
+
+# Recipes that compile against TensorFlow begin with this: what `make env` prints, in the recipe's own shell.
+WITH_ENV = eval "$$(scripts/env.sh)" &&
+
+# --- Tools, each at one version -------------------------------------------------------------------------------------------
+
+GOLANGCI_LINT = golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint v2.15.0
+GOFUMPT       = gofumpt mvdan.cc/gofumpt v0.12.0
+GENERATORS    = \
+	"buf github.com/bufbuild/buf/cmd/buf v1.75.0" \
+	"protoc-gen-go google.golang.org/protobuf/cmd/protoc-gen-go v1.36.12" \
+	"protoc-gen-go-grpc google.golang.org/grpc/cmd/protoc-gen-go-grpc v1.6.2" \
+	"protoc-gen-go-vtproto github.com/planetscale/vtprotobuf/cmd/protoc-gen-go-vtproto v0.6.0" \
+	"protoc-gen-grpc-gateway github.com/grpc-ecosystem/grpc-gateway/v2/protoc-gen-grpc-gateway v2.33.0" \
+	"protoc-gen-openapiv2 github.com/grpc-ecosystem/grpc-gateway/v2/protoc-gen-openapiv2 v2.33.0"
+
+# --- For users ------------------------------------------------------------------------------------------------------------
+
+.PHONY: help
+help: ## lists the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: build ## one node with a real year of retail flowing through it; Ctrl-C ends it (ONCE=1: after the summary)
+	@exec bin/footfall demo $(if $(filter-out 0,$(ONCE)),--once)
+
+.PHONY: build
+build: setup ## both binaries, into bin/
+	@CGO_ENABLED=0 go build -ldflags "$(LDFLAGS)" -o bin/footfall ./cmd/footfall
+	@$(WITH_ENV) go build -ldflags "$(LDFLAGS)" -o bin/footfall-node ./cmd/footfall-node
+
+.PHONY: setup
+setup: ## Python's packages and the TensorFlow C library, into .venv (run by every target that needs them)
+	@scripts/setup.sh
+
+.PHONY: env
+env: setup ## prints what a bare go command needs: eval "$$(make -s env)"
+	@scripts/env.sh
