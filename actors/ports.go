@@ -1,0 +1,77 @@
+package actors
+
+import (
+	"context"
+
+	"footfall/messages"
+	"footfall/messages/footfallv1"
+)
+
+// Log is the ordered, durable log of every shard. All methods may be called from any
+// goroutine.
+type Log interface {
+	// Append adds records to a shard's log, in order, and returns the offset of the first
+	// once all of them are durable. Only Type, FromNode, Time and Body of each are read.
+	Append(ctx context.Context, shard int, records []messages.Record) (first uint64, err error)
+	// Open attaches a reader at a mark. Where at.Next is above 0, message at.Next-1 must be
+	// in the log with at.Sum, else *messages.LogGapError or *messages.LogRegressedError.
+	Open(ctx context.Context, shard int, at messages.Mark) (Reader, error)
+	// Bounds returns the oldest offset that the log holds and the one to be written next.
+	Bounds(ctx context.Context, shard int) (first, next uint64, err error)
+}
+
+// Reader reads one shard's log in order. It belongs to one goroutine.
+type Reader interface {
+	// Next resets into and fills it with the records that follow: at least one. It waits for
+	// them, or for ctx. A gap or a wrong checksum is an error, never passed over.
+	Next(ctx context.Context, into *messages.RecordBatch) error
+	Close() error
+}
+
+// Store keeps checkpoints under the fence of an epoch. Every method but Acquire answers
+// *messages.StaleEpochError where the shard has been acquired under a higher epoch.
+type Store interface {
+	// Acquire takes the shard for owner and returns its new epoch, higher than all before.
+	Acquire(ctx context.Context, shard int, owner string) (epoch uint64, err error)
+	// Load returns what the last checkpoint kept of the shard; nil before the first.
+	Load(ctx context.Context, shard int, epoch uint64) (*footfallv1.CheckpointMeta, error)
+	// Get returns the values of customers, nil for each that the store does not have.
+	Get(ctx context.Context, shard int, epoch uint64, ids []string) ([][]byte, error)
+	// Scan returns customers in order of ID, beginning after the one named, until their
+	// values exceed limit bytes or none is left (then fewer, at last none).
+	Scan(ctx context.Context, shard int, epoch uint64, after string, limit int) ([]messages.CustomerRecord, error)
+	// Checkpoint writes all of it durably, or nothing.
+	Checkpoint(ctx context.Context, c *messages.Checkpoint) error
+	// Release gives the shard up.
+	Release(ctx context.Context, shard int, epoch uint64) error
+}
+
+// Scorer runs models over rows. It must not block: where its queue is full it answers
+// false, and the shard offers the rows again later.
+type Scorer interface {
+	Score(r *ScoreRequest) bool
+}
+
+// ScoreRequest is a matrix of customers for every serving model. Neither slice may be
+// written after the call.
+type ScoreRequest struct {
+	Rows int
+	// Features has Rows × 10 values, in the order of behavior.FeatureNames.
+	Features []float32
+	// Sequences has Rows × 10 × 5 values, as behavior.Sequence orders them.
+	Sequences []float32
+	// Reply is called once, from any goroutine, and must not block.
+	Reply func(ScoreReply)
+}
+
+// ScoreReply carries what the models said, or why none could.
+type ScoreReply struct {
+	Models []ModelScores
+	Err    error
+}
+
+// ModelScores is one model's answer: a value for each row, in their order.
+type ModelScores struct {
+	Model, Version string
+	Values         []float32
+}

@@ -1,0 +1,50 @@
+package messages
+
+import "footfall/messages/footfallv1"
+
+// CustomerRecord is a customer as a store keeps it. The value is opaque to the store.
+type CustomerRecord struct {
+	ID    string
+	Value []byte
+}
+
+// DeadLetter is an event, or a whole message, that could not be folded.
+type DeadLetter struct {
+	Position   Position
+	Field      string
+	Reason     string
+	EventID    string
+	CustomerID string
+	// Body is the message as it stood in the log.
+	Body []byte
+}
+
+// OutboxRow is an insight on its way out: written under the fence, published after.
+type OutboxRow struct {
+	// Seq grows within a shard and is chosen by its owner.
+	Seq  uint64
+	Body []byte
+}
+
+// Checkpoint is one step of a shard's durable state. A store writes all of it or nothing,
+// and refuses it with [StaleEpochError] where a higher epoch has been acquired.
+type Checkpoint struct {
+	Shard     int
+	Epoch     uint64
+	Meta      *footfallv1.CheckpointMeta
+	Customers []CustomerRecord
+	// Dead letters are keyed by position: writing one again changes nothing.
+	Dead   []DeadLetter
+	Outbox []OutboxRow
+}
+
+// Identity is what folded state depends on beside the log. It is stored at creation and
+// must be equal at every start.
+type Identity struct {
+	FoldVersion int    `json:"fold_version"`
+	Shards      int    `json:"shards"`
+	Timezone    string `json:"timezone"`
+	// TimezoneSum is a digest of the zone's transitions, so that new time zone data are noticed.
+	TimezoneSum string `json:"timezone_sum"`
+	Currency    string `json:"currency"`
+}
