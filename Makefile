@@ -29,8 +29,7 @@ WITH_ENV = eval "$$(scripts/env.sh)" &&
 # --- Tools, each at one version -------------------------------------------------------------------------------------------
 
 GOLANGCI_LINT = golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint v2.15.0
-GOFUMPT       = gofumpt mvdan.cc/gofumpt v0.12.0
-GENERATORS    = \
+GENERATORS = \
 	"buf github.com/bufbuild/buf/cmd/buf v1.75.0" \
 	"protoc-gen-go google.golang.org/protobuf/cmd/protoc-gen-go v1.36.12" \
 	"protoc-gen-go-grpc google.golang.org/grpc/cmd/protoc-gen-go-grpc v1.6.2" \
@@ -58,5 +57,75 @@ setup: ## Python's packages and the TensorFlow C library, into .venv (run by eve
 	@scripts/setup.sh
 
 .PHONY: env
-env: setup ## prints what a bare go command needs: eval "$$(make -s env)"
+env: setup ## prints what a bare go command needs, for eval "$(make -s env)"
 	@scripts/env.sh
+
+.PHONY: train
+train: build ## trains every model from the data set into models/, with its evaluation
+	@TF_CPP_MIN_LOG_LEVEL=2 .venv/bin/python -m training
+
+.PHONY: bench
+bench: build ## the benchmarks as ratios against the limit in the same run; also in bench/results.json
+	@bin/footfall bench --results bench/results.json
+
+.PHONY: clean
+clean: ## removes what builds made (not data/, .venv/ and .tools/)
+	@rm -rf bin build
+	@find . -name .git -prune -o -name .venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+# --- For contributors -----------------------------------------------------------------------------------------------------
+
+# The quick checks first, the linters last: they take longest to install.
+.PHONY: test
+test: build generate-check tidy-check test-go test-python $(if $(filter 0,$(LINT)),,lint) ## every test and check; what CI runs (LINT=0: without the linters)
+	@echo "footfall: every test passed" >&2
+
+# The parts of make test share two cores and one screen.
+.NOTPARALLEL:
+
+.PHONY: test-go
+test-go: setup ## the Go tests alone
+	@$(WITH_ENV) scripts/test-go.sh
+
+.PHONY: test-python
+test-python: setup ## the Python tests alone
+	@scripts/test-python.sh
+
+.PHONY: fuzz
+fuzz: setup ## every fuzz target for FUZZTIME (30s)
+	@$(WITH_ENV) FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
+
+.PHONY: lint
+lint: setup tool-golangci-lint tools-generate ## the linters, among them the import directions between rooms
+	@$(WITH_ENV) golangci-lint run ./...
+	@buf lint
+	@[ ! -d training ] || .venv/bin/ruff check training
+
+.PHONY: fmt
+fmt: setup tool-golangci-lint tools-generate ## formats Go, protobuf and Python
+	@golangci-lint fmt ./...
+	@buf format --write
+	@[ ! -d training ] || .venv/bin/ruff format training
+
+.PHONY: generate
+generate: tools-generate ## the code of messages/proto
+	@scripts/generate.sh
+
+.PHONY: generate-check
+generate-check: tools-generate ## fails where committed generated code is not what its sources give
+	@scripts/generate.sh --check
+
+.PHONY: tidy-check
+tidy-check: ## fails where go.mod and go.sum are not what the code imports
+	@go mod tidy -diff || { echo "footfall: go.mod or go.sum is not tidy; run go mod tidy and commit" >&2; exit 1; }
+
+.PHONY: lock
+lock: ## resolves requirements*.in into the pinned requirements*.txt
+	@scripts/lock.sh
+
+.PHONY: tool-golangci-lint tools-generate
+tool-golangci-lint:
+	@scripts/tool.sh $(GOLANGCI_LINT)
+
+tools-generate:
+	@for tool in $(GENERATORS); do scripts/tool.sh $$tool; done
