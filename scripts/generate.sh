@@ -22,8 +22,8 @@ if [ "${1:-}" != --check ]; then
 	exit 0
 fi
 
-wrong=$stale
+wrong=${stale//$'\n'/ }
 for file in $(generated "$out"); do
 	cmp -s "$file" "$out/$file" || wrong="$wrong $file"
 done
-[ -z "$wrong" ] || die "generated code differs from its sources; run make generate and commit:" $wrong
+[ -z "$wrong" ] || die "generated code differs from its sources; run make generate and commit: ${wrong# }"
