@@ -72,3 +72,23 @@ func (f *Fault) Error() string {
 	}
 	return f.Field + ": " + f.Reason
 }
+
+// UnavailableError says that a log or a store takes no writes, or cannot read: a full or
+// failing disk, damaged files, or closed. Nothing that was accepted before is lost.
+type UnavailableError struct {
+	// What is the room that refuses: "log" or "store".
+	What string
+	// Reason says what happened and what to do about it.
+	Reason string
+	// Err is the cause.
+	Err error
+}
+
+func (e *UnavailableError) Error() string {
+	if e.Err == nil {
+		return fmt.Sprintf("unavailable: %s: %s", e.What, e.Reason)
+	}
+	return fmt.Sprintf("unavailable: %s: %s: %v", e.What, e.Reason, e.Err)
+}
+
+func (e *UnavailableError) Unwrap() error { return e.Err }
