@@ -1,0 +1,329 @@
+package inference
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+
+	"footfall/messages/footfallv1"
+)
+
+// Config is what a device is made of.
+type Config struct {
+	// System hosts the device's actor.
+	System   *actor.ActorSystem
+	Registry *Registry
+	Runner   Runner
+	// Device is the one to own: "CPU:0". The default is that.
+	Device string
+
+	// MaxRows bounds the rows of a run: 1,024 unless set.
+	MaxRows int
+	// MaxDelay bounds how long rows wait for others while a run could begin: 2 ms unless set.
+	MaxDelay time.Duration
+	// QueueRows bounds the rows that wait: 16 × MaxRows unless set.
+	QueueRows int
+	// InFlight is the number of batches that run at once: 2 unless set, so that one is
+	// prepared and answered while another computes.
+	InFlight int
+
+	// Clock is the machine's unless set.
+	Clock Clock
+	// Metrics go to no registry unless set.
+	Metrics *Metrics
+	// Log is discarded unless set.
+	Log *slog.Logger
+}
+
+var deviceForm = regexp.MustCompile(`^(CPU|GPU):[0-9]{1,3}$`)
+
+// complete fills in what is not set, and reports every fault.
+func (c *Config) complete() error {
+	if c.Device == "" {
+		c.Device = "CPU:0"
+	}
+	if c.MaxRows == 0 {
+		c.MaxRows = 1024
+	}
+	if c.MaxDelay == 0 {
+		c.MaxDelay = 2 * time.Millisecond
+	}
+	if c.QueueRows == 0 {
+		c.QueueRows = 16 * c.MaxRows
+	}
+	if c.InFlight == 0 {
+		c.InFlight = 2
+	}
+	if c.Clock.Now == nil || c.Clock.AfterFunc == nil {
+		c.Clock = SystemClock()
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	var faults []error
+	fault := func(wrong bool, format string, args ...any) {
+		if wrong {
+			faults = append(faults, fmt.Errorf("inference: "+format, args...))
+		}
+	}
+	fault(c.System == nil, "an actor system is needed")
+	fault(c.Registry == nil, "a registry of models is needed")
+	fault(c.Runner == nil, "a runner is needed")
+	fault(!deviceForm.MatchString(c.Device), "device %q is not like CPU:0 or GPU:1", c.Device)
+	fault(c.MaxRows < 1 || c.MaxRows > 1<<20, "max rows %d is not from 1 to %d", c.MaxRows, 1<<20)
+	fault(c.MaxDelay < 0, "max delay %v is below 0", c.MaxDelay)
+	fault(c.QueueRows < c.MaxRows, "queue rows %d is below max rows %d", c.QueueRows, c.MaxRows)
+	fault(c.InFlight < 1 || c.InFlight > 64, "batches in flight %d is not from 1 to 64", c.InFlight)
+	if len(faults) == 0 && c.Metrics == nil {
+		m, err := NewMetrics(nil)
+		if err != nil {
+			return err
+		}
+		c.Metrics = m
+	}
+	return errors.Join(faults...)
+}
+
+// Device is the inference actor's handle: it owns one device and everything loaded there.
+//
+//	Start ──► loading ──► open ──Close──► closing ──► closed
+//	                                      waiting rows get ErrClosed,
+//	                                      running ones their scores
+//
+// Between a request and its reply:
+//
+//	Score ─admit─► mailbox ──► waiting ──rows or delay──► batch ──► worker ──► replies
+//	       (rows ≤ QueueRows)   (the actor's: see gather.go)        (see run.go)
+//
+// Invariants:
+//
+//  1. queued is the rows of requests between Score and their batch; it is never above
+//     QueueRows.
+//  2. Nothing is posted to the actor once closed is set but by the workers, and the actor
+//     ends only after the last of them has reported.
+//  3. At most InFlight batches exist.
+type Device struct {
+	Config
+	layout Layout
+	series deviceSeries
+	pid    *actor.PID
+
+	queued atomic.Int64
+
+	// work takes a batch to a worker. It has room for every batch there may be.
+	work    chan *batch
+	workers sync.WaitGroup
+	// ended is closed when the actor has ended.
+	ended chan struct{}
+
+	// gate is held for reading while something is posted, so that Close comes after it.
+	gate   sync.RWMutex
+	closed bool
+	close  sync.Once
+
+	// loaded and failures are written by Start alone.
+	loaded   *servingSet
+	failures map[*Contract]error
+}
+
+// Start loads the models of the registry onto the device and opens it. A model that can't
+// be loaded is logged, shown by Models as failed, and left out. The error is about the
+// configuration or ctx.
+func Start(ctx context.Context, config Config) (*Device, error) {
+	if err := config.complete(); err != nil {
+		return nil, err
+	}
+	d := &Device{
+		Config:   config,
+		layout:   config.Registry.Layout(),
+		series:   config.Metrics.device(config.Device),
+		work:     make(chan *batch, config.InFlight),
+		ended:    make(chan struct{}),
+		failures: make(map[*Contract]error),
+	}
+	if err := d.load(ctx); err != nil {
+		d.unload()
+		return nil, err
+	}
+	for range d.InFlight {
+		d.workers.Go(func() {
+			for b := range d.work {
+				b.run()
+				d.System.Root.Send(d.pid, batchDone{b})
+			}
+		})
+	}
+	// A fault of the actor's own leaves its state as it is: nothing else has the requests.
+	g := &gatherer{device: d, set: d.loaded}
+	d.pid = d.System.Root.SpawnPrefix(
+		actor.PropsFromProducer(func() actor.Actor { return g }, actor.WithGuardian(actor.RestartingSupervisorStrategy())),
+		"inference-"+d.Device+"-")
+	return d, nil
+}
+
+// load makes the set of versions that serve: of each model the highest that loads.
+func (d *Device) load(ctx context.Context) error {
+	d.loaded = &servingSet{}
+	for _, m := range d.Registry.Models() {
+		if m.Err != nil {
+			d.Log.Error("model can't be served", "model", m.Name, "device", d.Device, "err", m.Err)
+			continue
+		}
+		for _, v := range m.Versions {
+			if err := ctx.Err(); err != nil {
+				return fmt.Errorf("inference: loading models: %w", context.Cause(ctx))
+			}
+			err := v.Err
+			if err == nil {
+				var s *serving
+				if s, err = d.loadVersion(ctx, v); err == nil {
+					d.loaded.models = append(d.loaded.models, s)
+					d.Log.Info("model serves", "model", m.Name, "version", v.Name, "device", d.Device)
+					break
+				}
+				d.failures[v.Contract] = err
+			}
+			d.Log.Error("model version can't be served", "model", m.Name, "version", v.Name, "device", d.Device, "err", err)
+		}
+	}
+	d.loaded.tallies = tallies(d.loaded.models, d.layout, d.Metrics)
+	return nil
+}
+
+// loadVersion loads a version and runs it once at either end of its batch sizes, so that
+// neither the first customer pays for what the library does at a first run, nor a model
+// serves that can't.
+func (d *Device) loadVersion(ctx context.Context, v Version) (*serving, error) {
+	session, err := d.Runner.Load(ctx, v.Dir, v.Contract, d.Device)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", v.Dir, err)
+	}
+	s := newServing(v.Contract, session, d)
+	for _, rows := range []int{1, d.MaxRows} {
+		if err := s.warm(rows); err != nil {
+			return nil, errors.Join(fmt.Errorf("%s: warm-up with %d rows: %w", v.Dir, rows, err), session.Close())
+		}
+	}
+	s.series = d.Metrics.model(v.Contract, d.Device)
+	return s, nil
+}
+
+// Score offers a request. It never blocks: it answers false where the queue is full, or the
+// device closed, and then forgets the request. Otherwise Reply follows, also with what is
+// wrong with the request.
+func (d *Device) Score(r *Request) bool {
+	if err := r.check(d.layout, d.QueueRows); err != nil {
+		return d.post(&refusal{request: r, err: err})
+	}
+	if !d.admit(int64(r.Rows)) {
+		d.series.refused.Add(float64(r.Rows))
+		return false
+	}
+	if !d.post(r) {
+		d.queued.Add(-int64(r.Rows))
+		return false
+	}
+	return true
+}
+
+func (d *Device) admit(rows int64) bool {
+	for {
+		n := d.queued.Load()
+		if n+rows > int64(d.QueueRows) {
+			return false
+		}
+		if d.queued.CompareAndSwap(n, n+rows) {
+			return true
+		}
+	}
+}
+
+// post sends to the actor unless the device is closed.
+func (d *Device) post(message any) bool {
+	d.gate.RLock()
+	defer d.gate.RUnlock()
+	if d.closed {
+		return false
+	}
+	d.System.Root.Send(d.pid, message)
+	return true
+}
+
+// Close answers what waits with [ErrClosed], waits for the batches that run, and gives the
+// models back. Calling it again waits for the first call to be done.
+func (d *Device) Close() error {
+	var err error
+	d.close.Do(func() {
+		d.gate.Lock()
+		d.closed = true
+		d.gate.Unlock()
+		d.System.Root.Send(d.pid, closing{})
+		<-d.ended
+		close(d.work)
+		d.workers.Wait()
+		err = d.unload()
+	})
+	return err
+}
+
+// unload closes the sessions and deletes the device's series.
+func (d *Device) unload() error {
+	var errs []error
+	for _, s := range d.loaded.models {
+		if err := s.session.Close(); err != nil {
+			errs = append(errs, fmt.Errorf("inference: closing %s %s: %w", s.contract.Name, s.version, err))
+		}
+		d.Metrics.dropModel(s.contract, d.Device)
+	}
+	d.Metrics.dropDevice(d.Device)
+	return errors.Join(errs...)
+}
+
+// The states of a version, as [Device.Models] shows them.
+const (
+	stateServing = "serving"
+	stateFailed  = "failed"
+	stateIdle    = "idle"
+)
+
+// Models tells of every model and version in the registry how it stands on this device.
+func (d *Device) Models() []*footfallv1.Model {
+	var all []*footfallv1.Model
+	for _, m := range d.Registry.Models() {
+		view := &footfallv1.Model{Name: m.Name}
+		if m.Err != nil {
+			view.Versions = append(view.Versions, &footfallv1.ModelVersion{State: stateFailed, Error: m.Err.Error()})
+		}
+		for _, v := range m.Versions {
+			view.Versions = append(view.Versions, d.version(v))
+		}
+		all = append(all, view)
+	}
+	return all
+}
+
+func (d *Device) version(v Version) *footfallv1.ModelVersion {
+	view := &footfallv1.ModelVersion{Version: v.Name, State: stateIdle}
+	err := v.Err
+	if c := v.Contract; c != nil {
+		view.Description, view.Evaluation = c.Description, c.Evaluation
+		err = d.failures[c]
+	}
+	if err != nil {
+		view.State, view.Error = stateFailed, err.Error()
+		return view
+	}
+	for _, s := range d.loaded.models {
+		if s.contract == v.Contract {
+			view.State, view.Traffic, view.Device, view.Rows = stateServing, 1, d.Device, s.rows.Load()
+		}
+	}
+	return view
+}

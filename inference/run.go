@@ -1,0 +1,230 @@
+package inference
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"sync/atomic"
+)
+
+// servingSet is what a batch is run with. It does not change once a batch may have it.
+type servingSet struct {
+	models  []*serving
+	tallies []tally
+}
+
+// serving is a version whose session is loaded.
+type serving struct {
+	contract *Contract
+	version  string
+	session  Session
+	device   *Device
+	series   modelSeries
+	rows     atomic.Uint64
+	// failing is set from a failed run to the next good one: the log tells of each once.
+	failing atomic.Bool
+	// strange is set for good by the first value that can't be used.
+	strange atomic.Bool
+	// segments has the IDs that a value may be; nil where it is a probability.
+	segments map[float32]bool
+}
+
+func newServing(c *Contract, session Session, d *Device) *serving {
+	s := &serving{contract: c, version: c.VersionString(), session: session, device: d}
+	if c.Outputs[0].Kind == SegmentID {
+		s.segments = make(map[float32]bool, len(c.Segments))
+		for _, segment := range c.Segments {
+			s.segments[float32(segment.ID)] = true
+		}
+	}
+	return s
+}
+
+// warm runs the model over rows of zeros.
+func (s *serving) warm(rows int) error {
+	l := s.device.layout
+	out := make([]float32, rows)
+	err := s.session.Run(Batch{
+		Rows:      rows,
+		Features:  [][]float32{make([]float32, rows*l.width(Features))},
+		Sequences: [][]float32{make([]float32, rows*l.width(Sequence))},
+	}, out)
+	if err != nil {
+		return err
+	}
+	if row := s.wrong(out); row >= 0 {
+		return s.valueError(row, out[row])
+	}
+	return nil
+}
+
+// wrong returns the first row whose value is not of the contract's kind, -1 if there is none.
+func (s *serving) wrong(values []float32) int {
+	for i, v := range values {
+		if s.segments != nil && !s.segments[v] || s.segments == nil && !(v >= 0 && v <= 1) {
+			return i
+		}
+	}
+	return -1
+}
+
+func (s *serving) valueError(row int, v float32) error {
+	reason := "is not a probability"
+	switch {
+	case math.IsNaN(float64(v)) || math.IsInf(float64(v), 0):
+		reason = "is not finite"
+	case s.segments != nil:
+		reason = "is not the id of a segment"
+	}
+	return &ScoreError{
+		Model: s.contract.Name, Version: s.version, Device: s.device.Device, Row: row, Reason: reasonValue,
+		Err: fmt.Errorf("output %s: %v %s", s.contract.Outputs[0].Name, v, reason),
+	}
+}
+
+// judge returns why a request's values can't be used, and counts it.
+func (s *serving) judge(values []float32, runErr error) error {
+	if runErr != nil {
+		s.series.errors[reasonRun].Inc()
+		return &ScoreError{Model: s.contract.Name, Version: s.version, Device: s.device.Device, Row: -1, Reason: reasonRun, Err: runErr}
+	}
+	if row := s.wrong(values); row >= 0 {
+		s.series.errors[reasonValue].Inc()
+		return s.valueError(row, values[row])
+	}
+	return nil
+}
+
+// report logs when a model begins to fail, and when it no longer does.
+func (s *serving) report(err error) {
+	switch {
+	case err != nil && !s.failing.Swap(true):
+		s.log().Error("model fails", "err", err)
+	case err == nil && s.failing.Load() && s.failing.Swap(false):
+		s.log().Info("model works again")
+	}
+}
+
+func (s *serving) log() *slog.Logger {
+	return s.device.Log.With("model", s.contract.Name, "version", s.version, "device", s.device.Device)
+}
+
+// batch is requests that are run together. It belongs to the actor until it is sent to a
+// worker, and again when it comes back.
+type batch struct {
+	device   *Device
+	set      *servingSet
+	requests []*Request
+	rows     int
+	// input is the part that runs, kept for its memory.
+	input Batch
+}
+
+func (b *batch) add(r *Request) {
+	b.requests = append(b.requests, r)
+	b.rows += r.Rows
+}
+
+func (b *batch) reset() {
+	clear(b.requests)
+	b.requests, b.rows, b.set = b.requests[:0], 0, nil
+}
+
+// run scores the batch with every model and answers its requests.
+func (b *batch) run() {
+	models := b.set.models
+	values := make([][]float32, len(models))
+	for m := range models {
+		values[m] = make([]float32, b.rows)
+	}
+	failed := make([]error, len(models))
+	b.eachPart(func(in Batch, first int) {
+		for m, s := range models {
+			if failed[m] == nil {
+				failed[m] = s.score(in, values[m][first:first+in.Rows])
+			}
+		}
+		for i := range b.set.tallies {
+			b.set.tallies[i].count(in)
+		}
+	})
+
+	// One piece of memory for the lists of all replies.
+	scores := make([]Scores, 0, len(b.requests)*len(models))
+	first := 0
+	for _, r := range b.requests {
+		reply := Reply{Models: scores[len(scores) : len(scores) : len(scores)+len(models)]}
+		scores = scores[:len(scores)+len(models)]
+		for m, s := range models {
+			own := values[m][first : first+r.Rows : first+r.Rows]
+			if err := s.judge(own, failed[m]); err != nil {
+				reply.Err = errors.Join(reply.Err, err)
+				if failed[m] == nil && !s.strange.Swap(true) {
+					s.log().Error("model gave an unusable value: this and the next ones are counted", "err", err)
+				}
+				continue
+			}
+			s.rows.Add(uint64(r.Rows))
+			s.series.rows.Add(float64(r.Rows))
+			reply.Models = append(reply.Models, Scores{Model: s.contract.Name, Version: s.version, Values: own})
+		}
+		first += r.Rows
+		b.answer(r, reply)
+	}
+	for m, s := range models {
+		s.report(failed[m])
+	}
+}
+
+// answer gives a request its reply: what the models said, or why none of them could.
+func (b *batch) answer(r *Request, reply Reply) {
+	switch {
+	case len(b.set.models) == 0:
+		reply.Err = ErrNoModel
+	case len(reply.Models) > 0:
+		reply.Err = nil
+	}
+	r.Reply(reply)
+}
+
+// score runs the model once.
+func (s *serving) score(in Batch, values []float32) error {
+	start := s.device.Clock.Now()
+	if err := s.session.Run(in, values); err != nil {
+		return err
+	}
+	s.series.seconds.Observe(s.device.Clock.Now().Sub(start).Seconds())
+	s.series.batchRows.Observe(float64(in.Rows))
+	return nil
+}
+
+// eachPart calls f with the batch's rows in order, at most MaxRows at a time: one part,
+// unless a single request has more.
+func (b *batch) eachPart(f func(in Batch, first int)) {
+	l, most := b.device.layout, b.device.MaxRows
+	features, sequence := l.width(Features), l.width(Sequence)
+	first := 0
+	part := func() {
+		f(b.input, first)
+		first += b.input.Rows
+		clear(b.input.Features)
+		clear(b.input.Sequences)
+		b.input = Batch{Features: b.input.Features[:0], Sequences: b.input.Sequences[:0]}
+	}
+	for _, r := range b.requests {
+		for from := 0; from < r.Rows; {
+			to := min(r.Rows, from+most-b.input.Rows)
+			b.input.Features = append(b.input.Features, r.Features[from*features:to*features])
+			b.input.Sequences = append(b.input.Sequences, r.Sequences[from*sequence:to*sequence])
+			b.input.Rows += to - from
+			from = to
+			if b.input.Rows == most {
+				part()
+			}
+		}
+	}
+	if b.input.Rows > 0 {
+		part()
+	}
+}
