@@ -10,6 +10,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"footfall/messages/footfallv1"
@@ -60,7 +61,7 @@ const (
 //	reason                    at most 1,024 bytes
 //
 // All strings are UTF-8, which fast protobuf decoders do not check. Fields that this version does
-// not know are let pass; a kind that it does not know is a missing kind.
+// not know are let pass unread (see [DropUnknown]); a kind that it does not know is a missing kind.
 type Validator struct {
 	// Shards is the number of shards of the cluster; used by ValidateIn only.
 	Shards int
@@ -304,6 +305,30 @@ func identify(i *footfallv1.Identify, self string) *Fault {
 	return nil
 }
 
+// DropUnknown removes the fields that this version does not know from an event and all within it.
+// Nobody has looked at their bytes: an event out of a log loses them before it is handed to another
+// program, whose decoder might refuse it for them.
+func DropUnknown(ev *footfallv1.Event) { dropUnknown(ev.ProtoReflect()) }
+
+func dropUnknown(m protoreflect.Message) {
+	if len(m.GetUnknown()) > 0 {
+		m.SetUnknown(nil)
+	}
+	m.Range(func(field protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case field.Message() == nil || field.IsMap():
+			// The only maps are of strings.
+		case field.IsList():
+			for i := range v.List().Len() {
+				dropUnknown(v.List().Get(i).Message())
+			}
+		default:
+			dropUnknown(v.Message())
+		}
+		return true
+	})
+}
+
 func producer(ev *footfallv1.Event) *Fault {
 	switch {
 	case ev.Producer == "":
@@ -359,13 +384,34 @@ func name(s string) string {
 	if len(s) > MaxName {
 		return tooLong(s, MaxName)
 	}
-	// Nearly all names are printable ASCII, and then nothing more is to be looked at.
-	for i := range len(s) {
-		if c := s[i]; c-0x20 >= 0x7f-0x20 {
-			return plain(s)
-		}
+	if !printableASCII(s) {
+		return plain(s)
 	}
 	return ""
+}
+
+// printableASCII reports whether s is sure to be printable ASCII, as nearly all names are: then
+// nothing more is to be looked at. It takes eight bytes at a time, for it is most of what
+// validating costs. It may say false of a string that is.
+func printableASCII(s string) bool {
+	const ones = 0x0101010101010101
+	var odd uint64
+	for ; len(s) >= 8; s = s[8:] {
+		w := uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
+			uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+		// The high bit of a byte is set where it was, where adding 1 sets it (0x7f), or where
+		// taking 0x20 off borrows. Carries into a neighbour only follow a byte that is odd itself.
+		odd |= w | (w + ones) | (w - 0x20*ones)
+	}
+	if odd&(0x80*ones) != 0 {
+		return false
+	}
+	for i := range len(s) {
+		if s[i]-0x20 >= 0x7f-0x20 {
+			return false
+		}
+	}
+	return true
 }
 
 // plain refuses what is not UTF-8 without control characters.

@@ -217,6 +217,34 @@ func TestValidateInShard(t *testing.T) {
 	require.Equal(t, "event_id", testValidator.ValidateIn(own+1, ev).Field)
 }
 
+// The quick look and the exact one never disagree to the harm of the rule.
+func TestPrintableASCII(t *testing.T) {
+	for n := range 20 {
+		s := strings.Repeat("~", n)
+		require.True(t, printableASCII(s))
+		for i := range n {
+			for c := range 256 {
+				b := []byte(s)
+				b[i] = byte(c)
+				require.Equal(t, c >= 0x20 && c < 0x7f, printableASCII(string(b)), "%q", b)
+			}
+		}
+	}
+}
+
+func TestDropUnknown(t *testing.T) {
+	ev := goodPurchase()
+	want := proto.Clone(ev)
+	unknown := []byte("\xf8\x7f\x01")
+	for _, m := range []proto.Message{ev, ev.Time, ev.GetPurchase(), ev.GetPurchase().Lines[2]} {
+		m.ProtoReflect().SetUnknown(unknown)
+	}
+	require.Nil(t, testValidator.Validate(ev))
+	require.False(t, proto.Equal(want, ev))
+	DropUnknown(ev)
+	require.True(t, proto.Equal(want, ev))
+}
+
 func TestValidateAllocatesNothing(t *testing.T) {
 	for _, ev := range goodEvents() {
 		require.Zero(t, testing.AllocsPerRun(10, func() { testValidator.Validate(ev) }))
@@ -244,6 +272,7 @@ func FuzzValidate(f *testing.F) {
 			require.NoError(t, err)
 			return
 		}
+		DropUnknown(ev)
 		binary, err := proto.Marshal(ev)
 		require.NoError(t, err)
 		again := new(pb.Event)
