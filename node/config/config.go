@@ -1,0 +1,196 @@
+package config
+
+import (
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"footfall/messages/footfallv1"
+)
+
+// Config is everything that one node is told.
+type Config struct {
+	// Name is the node's, stable over its restarts: shards are acquired under it.
+	Name  string
+	Roles Roles
+
+	HTTPListen string
+	GRPCListen string
+	// DebugListen serves pprof; empty means nobody does.
+	DebugListen string
+	// Insecure allows to listen beyond loopback although nothing asks who calls.
+	Insecure bool
+
+	// LogDir and StoreDir hold the log and the checkpoints.
+	LogDir   string
+	StoreDir string
+	// LogAge and LogSize (of each shard) bound what the log keeps; 0 means without bound.
+	LogAge  time.Duration
+	LogSize int64
+
+	// Clock is the mode of a log that does not name one yet. With the next three it is
+	// what a shard's fold depends on; those are fixed when the data are created.
+	Clock    footfallv1.ClockMode
+	Location *time.Location
+	Currency string
+	Shards   int
+
+	// ModelsDir holds a folder for each model.
+	ModelsDir string
+	// InferenceRows and InferenceDelay bound a batch; InferenceThreads is how many cores
+	// one may use, 0 for all but one.
+	InferenceRows    int
+	InferenceDelay   time.Duration
+	InferenceThreads int
+
+	// MemoryBudget bounds the resident customers, in bytes.
+	MemoryBudget       int64
+	CheckpointInterval time.Duration
+
+	// MaxMessage is the largest request, and IngestBudget all that are being taken in at
+	// once, in bytes.
+	MaxMessage   int64
+	IngestBudget int64
+	// QueryTimeout ends a call that comes without a deadline.
+	QueryTimeout time.Duration
+	// DrainTimeout bounds an orderly stop.
+	DrainTimeout time.Duration
+
+	LogLevel  string
+	LogFormat string
+
+	// Unknown are variables of the environment that begin like ours but name no key.
+	Unknown []string
+
+	sources map[string]string
+}
+
+// Default returns the configuration of a node that is told nothing.
+func Default() *Config {
+	name, err := os.Hostname()
+	if err != nil || (&nameValue{&name}).Set(name) != nil {
+		name = "node"
+	}
+	return &Config{
+		Name:               name,
+		Roles:              Roles{RoleShards, RoleInference},
+		HTTPListen:         "127.0.0.1:8080",
+		GRPCListen:         "127.0.0.1:8081",
+		LogDir:             "./data/log",
+		StoreDir:           "./data/store",
+		LogAge:             35 * 24 * time.Hour,
+		Clock:              footfallv1.ClockMode_CLOCK_MODE_WALL,
+		Location:           time.UTC,
+		Currency:           "USD",
+		Shards:             64,
+		ModelsDir:          "./models",
+		InferenceRows:      1024,
+		InferenceDelay:     2 * time.Millisecond,
+		MemoryBudget:       2 << 30,
+		CheckpointInterval: 10 * time.Second,
+		MaxMessage:         16 << 20,
+		IngestBudget:       256 << 20,
+		QueryTimeout:       10 * time.Second,
+		DrainTimeout:       30 * time.Second,
+		LogLevel:           "info",
+		LogFormat:          "text",
+		sources:            map[string]string{},
+	}
+}
+
+// Validate checks what no single key can: that they fit together. The error is [Faults].
+func (c *Config) Validate() error {
+	var faults Faults
+	fault := func(key, reason string) {
+		faults = append(faults, Fault{Key: key, Source: c.sources[key], Reason: reason})
+	}
+	if !c.Roles.Has(RoleShards) {
+		fault("node.roles", "needs shards: a node on its own has nobody else who holds them")
+	}
+	for _, l := range c.listeners() {
+		if l.addr != "" && !c.Insecure && !loopback(l.addr) {
+			fault(l.key, l.addr+" can be reached from other machines, and nothing asks who calls: listen on 127.0.0.1, or set insecure to true")
+		}
+	}
+	ls := c.listeners()
+	for i, a := range ls {
+		for _, b := range ls[:i] {
+			if a.addr != "" && a.addr == b.addr && !portZero(a.addr) {
+				if c.sources[a.key] == "" && c.sources[b.key] != "" {
+					a, b = b, a // the fault is where something was written
+				}
+				fault(a.key, "is the address of "+b.key+" already")
+			}
+		}
+	}
+	if a, b := filepath.Clean(c.LogDir), filepath.Clean(c.StoreDir); a == b {
+		fault("store.url", "names the directory of log.url: each needs one of its own")
+	}
+	if c.IngestBudget < c.MaxMessage {
+		fault("ingest.budget", "is below limits.max_message: no request of that size could ever be taken in")
+	}
+	if len(faults) > 0 {
+		return faults
+	}
+	return nil
+}
+
+// Exposed returns the keys of listeners that other machines can reach.
+func (c *Config) Exposed() []string {
+	var keys []string
+	for _, l := range c.listeners() {
+		if l.addr != "" && !loopback(l.addr) {
+			keys = append(keys, l.key)
+		}
+	}
+	return keys
+}
+
+type listener struct{ key, addr string }
+
+func (c *Config) listeners() []listener {
+	return []listener{{"http.listen", c.HTTPListen}, {"grpc.listen", c.GRPCListen}, {"debug.listen", c.DebugListen}}
+}
+
+// loopback tells whether only this machine can reach an address. A host name other than
+// localhost may resolve to anything.
+func loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+func portZero(addr string) bool {
+	_, port, err := net.SplitHostPort(addr)
+	return err == nil && port == "0"
+}
+
+// A role says what a node does for its cluster.
+const (
+	RoleShards    = "shards"
+	RoleInference = "inference"
+)
+
+// Roles are what a node does, in the order they were given.
+type Roles []string
+
+// Has reports whether a node has a role.
+func (r Roles) Has(role string) bool {
+	for _, have := range r {
+		if have == role {
+			return true
+		}
+	}
+	return false
+}
+
+// IsFault reports whether err tells of a configuration, not of the machine.
+func IsFault(err error) bool {
+	var f Faults
+	return errors.As(err, &f)
+}

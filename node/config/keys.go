@@ -1,0 +1,65 @@
+package config
+
+import "strings"
+
+// Key is one thing that a node can be told.
+type Key struct {
+	Name  string
+	Usage string
+	value func(*Config) value
+}
+
+// Env is the key's variable: FOOTFALL_HTTP_LISTEN.
+func (k Key) Env() string {
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(k.Name, ".", "_"))
+}
+
+// Flag is the key's flag, without dashes: http-listen.
+func (k Key) Flag() string { return flagName(k.Name) }
+
+// Keys are all of them, in the order in which they are shown.
+func Keys() []Key { return keys }
+
+var keys = []Key{
+	{"node.name", "name of this node, stable over restarts", func(c *Config) value { return &nameValue{&c.Name} }},
+	{"node.roles", "what it does: shards, inference", func(c *Config) value { return &rolesValue{&c.Roles} }},
+
+	{"http.listen", "address of REST, metrics and health", func(c *Config) value { return &addrValue{p: &c.HTTPListen} }},
+	{"grpc.listen", "address of gRPC", func(c *Config) value { return &addrValue{p: &c.GRPCListen} }},
+	{"debug.listen", "address of pprof; empty: off", func(c *Config) value { return &addrValue{p: &c.DebugListen, optional: true} }},
+	{"insecure", "listen beyond loopback although nothing asks who calls", func(c *Config) value { return &boolValue{&c.Insecure} }},
+
+	{"log.url", "where the log is: pebble:DIR", func(c *Config) value { return &dirValue{p: &c.LogDir, scheme: "pebble", other: "amqp: streams need a cluster's build"} }},
+	{"log.retention.age", "how long events stay in the log; 0: for ever", func(c *Config) value { return &durationValue{p: &c.LogAge, zero: true} }},
+	{"log.retention.size", "how much of each shard's log stays; 0: all", func(c *Config) value { return &bytesValue{p: &c.LogSize, zero: true} }},
+	{"store.url", "where checkpoints are: pebble:DIR", func(c *Config) value { return &dirValue{p: &c.StoreDir, scheme: "pebble"} }},
+
+	{"clock", "who ends a day: wall, or driven by a replay", func(c *Config) value { return &clockValue{&c.Clock} }},
+	{"timezone", "the retailer's time zone; fixed at creation", func(c *Config) value { return &zoneValue{&c.Location} }},
+	{"currency", "the currency of all money; fixed at creation", func(c *Config) value { return &currencyValue{&c.Currency} }},
+	{"shards", "number of shards, a power of two; fixed at creation", func(c *Config) value { return &shardsValue{&c.Shards} }},
+
+	{"models.url", "where the models are: file:DIR", func(c *Config) value { return &dirValue{p: &c.ModelsDir, scheme: "file"} }},
+	{"inference.max_rows", "most rows of a batch", func(c *Config) value { return &intValue{p: &c.InferenceRows, least: 1, most: 1 << 16} }},
+	{"inference.max_delay", "how long a batch waits to fill", func(c *Config) value { return &durationValue{p: &c.InferenceDelay, zero: true} }},
+	{"inference.threads", "cores that a batch may use; 0: all but one", func(c *Config) value { return &intValue{p: &c.InferenceThreads, most: 1024} }},
+
+	{"memory.budget", "memory of resident customers", func(c *Config) value { return &bytesValue{p: &c.MemoryBudget} }},
+	{"checkpoint.interval", "how long changes wait for a checkpoint", func(c *Config) value { return &durationValue{p: &c.CheckpointInterval} }},
+
+	{"limits.max_message", "the largest request", func(c *Config) value { return &bytesValue{p: &c.MaxMessage} }},
+	{"ingest.budget", "requests being taken in at once", func(c *Config) value { return &bytesValue{p: &c.IngestBudget} }},
+	{"query.timeout", "ends a call that has no deadline", func(c *Config) value { return &durationValue{p: &c.QueryTimeout} }},
+	{"drain.timeout", "bounds an orderly stop", func(c *Config) value { return &durationValue{p: &c.DrainTimeout} }},
+
+	{"logging.level", "debug, info, warn or error", func(c *Config) value { return &wordValue{&c.LogLevel, []string{"debug", "info", "warn", "error"}} }},
+	{"logging.format", "text or json", func(c *Config) value { return &wordValue{&c.LogFormat, []string{"text", "json"}} }},
+}
+
+var keyByName = func() map[string]Key {
+	m := make(map[string]Key, len(keys))
+	for _, k := range keys {
+		m[k.Name] = k
+	}
+	return m
+}()

@@ -1,0 +1,293 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"footfall/messages"
+	"footfall/messages/footfallv1"
+)
+
+// value reads and writes one field of a Config. Set leaves it as it is where it refuses.
+type value interface {
+	Set(string) error
+	String() string
+}
+
+type nameValue struct{ p *string }
+
+func (v *nameValue) Set(s string) error {
+	if s == "" || len(s) > 63 {
+		return errors.New("must have 1 to 63 characters")
+	}
+	for _, r := range s {
+		if !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.", r) {
+			return fmt.Errorf("must be of letters, digits, '-', '_' and '.', not %q", r)
+		}
+	}
+	*v.p = s
+	return nil
+}
+
+func (v *nameValue) String() string { return *v.p }
+
+type rolesValue struct{ p *Roles }
+
+func (v *rolesValue) Set(s string) error {
+	var roles Roles
+	for role := range strings.SplitSeq(s, ",") {
+		role = strings.TrimSpace(role)
+		switch {
+		case role != RoleShards && role != RoleInference:
+			return fmt.Errorf("knows the roles shards and inference, not %q", role)
+		case roles.Has(role):
+			return fmt.Errorf("names %s twice", role)
+		}
+		roles = append(roles, role)
+	}
+	*v.p = roles
+	return nil
+}
+
+func (v *rolesValue) String() string { return strings.Join(*v.p, ",") }
+
+type addrValue struct {
+	p        *string
+	optional bool
+}
+
+func (v *addrValue) Set(s string) error {
+	if s == "" && v.optional {
+		*v.p = s
+		return nil
+	}
+	_, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return fmt.Errorf("must be HOST:PORT, not %q", s)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return fmt.Errorf("must end with a port from 0 to 65535, not %q", port)
+	} else if s = strings.TrimSuffix(s, port) + strconv.FormatUint(n, 10); s == "" {
+		return errors.New("must be HOST:PORT")
+	}
+	*v.p = s
+	return nil
+}
+
+func (v *addrValue) String() string { return *v.p }
+
+type boolValue struct{ p *bool }
+
+func (v *boolValue) Set(s string) error {
+	switch s {
+	case "true":
+		*v.p = true
+	case "false":
+		*v.p = false
+	default:
+		return fmt.Errorf("must be true or false, not %q", s)
+	}
+	return nil
+}
+
+func (v *boolValue) String() string { return strconv.FormatBool(*v.p) }
+
+// dirValue is a URL that names a directory: SCHEME:DIR. A second scheme is one that
+// another build would know.
+type dirValue struct {
+	p             *string
+	scheme, other string
+}
+
+func (v *dirValue) Set(s string) error {
+	scheme, dir, ok := strings.Cut(s, ":")
+	if !ok || scheme != v.scheme {
+		return fmt.Errorf("must be %s:DIR, not %q", v.scheme, s)
+	}
+	// file:///a and file:/a are the same.
+	if rest, ok := strings.CutPrefix(dir, "//"); ok && strings.HasPrefix(rest, "/") {
+		dir = rest
+	}
+	if dir == "" {
+		return fmt.Errorf("must name a directory after %s:", v.scheme)
+	}
+	*v.p = dir
+	return nil
+}
+
+func (v *dirValue) String() string { return v.scheme + ":" + *v.p }
+
+type durationValue struct {
+	p    *time.Duration
+	zero bool
+}
+
+const day = 24 * time.Hour
+
+func (v *durationValue) Set(s string) error {
+	var d time.Duration
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		n, err := strconv.ParseUint(days, 10, 31)
+		if err != nil || n > uint64(math.MaxInt64/day) {
+			return fmt.Errorf("must be a duration like 90s, 12h or 35d, not %q", s)
+		}
+		d = time.Duration(n) * day
+	} else {
+		var err error
+		if d, err = time.ParseDuration(s); err != nil {
+			return fmt.Errorf("must be a duration like 90s, 12h or 35d, not %q", s)
+		}
+	}
+	switch {
+	case d < 0:
+		return fmt.Errorf("must not be below 0, and is %s", s)
+	case d == 0 && !v.zero:
+		return errors.New("must be above 0")
+	}
+	*v.p = d
+	return nil
+}
+
+func (v *durationValue) String() string {
+	if d := *v.p; d > 0 && d%day == 0 {
+		return strconv.FormatInt(int64(d/day), 10) + "d"
+	}
+	return v.p.String()
+}
+
+type bytesValue struct {
+	p    *int64
+	zero bool
+}
+
+var units = []struct {
+	name string
+	size int64
+}{{"TiB", 1 << 40}, {"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}, {"B", 1}, {"", 1}}
+
+func (v *bytesValue) Set(s string) error {
+	for _, u := range units {
+		number, ok := strings.CutSuffix(s, u.name)
+		if !ok {
+			continue
+		}
+		n, err := strconv.ParseInt(strings.TrimSpace(number), 10, 64)
+		if err != nil || n < 0 || n > math.MaxInt64/u.size {
+			break
+		}
+		if n == 0 && !v.zero {
+			return errors.New("must be above 0")
+		}
+		*v.p = n * u.size
+		return nil
+	}
+	return fmt.Errorf("must be a size like 512MiB or 2GiB, not %q", s)
+}
+
+func (v *bytesValue) String() string {
+	for _, u := range units {
+		if n := *v.p; n > 0 && n%u.size == 0 && u.size > 1 {
+			return strconv.FormatInt(n/u.size, 10) + u.name
+		}
+	}
+	return strconv.FormatInt(*v.p, 10)
+}
+
+type intValue struct {
+	p           *int
+	least, most int
+}
+
+func (v *intValue) Set(s string) error {
+	n, err := strconv.Atoi(s)
+	if err != nil || n < v.least || n > v.most {
+		return fmt.Errorf("must be a whole number from %d to %d, not %q", v.least, v.most, s)
+	}
+	*v.p = n
+	return nil
+}
+
+func (v *intValue) String() string { return strconv.Itoa(*v.p) }
+
+type shardsValue struct{ p *int }
+
+func (v *shardsValue) Set(s string) error {
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 || n > messages.MaxShards || n&(n-1) != 0 {
+		return fmt.Errorf("must be a power of two from 1 to %d, not %q", messages.MaxShards, s)
+	}
+	*v.p = n
+	return nil
+}
+
+func (v *shardsValue) String() string { return strconv.Itoa(*v.p) }
+
+type clockValue struct{ p *footfallv1.ClockMode }
+
+func (v *clockValue) Set(s string) error {
+	switch s {
+	case "wall":
+		*v.p = footfallv1.ClockMode_CLOCK_MODE_WALL
+	case "driven":
+		*v.p = footfallv1.ClockMode_CLOCK_MODE_DRIVEN
+	default:
+		return fmt.Errorf("must be wall or driven, not %q", s)
+	}
+	return nil
+}
+
+func (v *clockValue) String() string {
+	if *v.p == footfallv1.ClockMode_CLOCK_MODE_DRIVEN {
+		return "driven"
+	}
+	return "wall"
+}
+
+type zoneValue struct{ p **time.Location }
+
+func (v *zoneValue) Set(s string) error {
+	if s == "" || s == "Local" {
+		return errors.New("must be a name of the time zone database, like America/New_York: a machine's own may change")
+	}
+	l, err := time.LoadLocation(s)
+	if err != nil {
+		return fmt.Errorf("must be a name of the time zone database, like America/New_York, not %q", s)
+	}
+	*v.p = l
+	return nil
+}
+
+func (v *zoneValue) String() string { return (*v.p).String() }
+
+type currencyValue struct{ p *string }
+
+func (v *currencyValue) Set(s string) error {
+	if len(s) != 3 || strings.Trim(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" {
+		return fmt.Errorf("must be three capital letters (ISO 4217), not %q", s)
+	}
+	*v.p = s
+	return nil
+}
+
+func (v *currencyValue) String() string { return *v.p }
+
+type wordValue struct {
+	p     *string
+	words []string
+}
+
+func (v *wordValue) Set(s string) error {
+	if !slices.Contains(v.words, s) {
+		return fmt.Errorf("must be one of %s, not %q", strings.Join(v.words, ", "), s)
+	}
+	*v.p = s
+	return nil
+}
+
+func (v *wordValue) String() string { return *v.p }
