@@ -103,6 +103,10 @@ type Status struct {
 	Clock          footfallv1.ClockMode
 	LastCheckpoint time.Time
 	Err            error
+
+	// The day is written as LastTick only for those who ask.
+	lastTick int32
+	ticked   bool
 }
 
 // NotFoundError says that no event of the customer was ever folded.

@@ -20,8 +20,9 @@ type Log interface {
 	Bounds(ctx context.Context, shard int) (first, next uint64, err error)
 }
 
-// Reader reads one shard's log in order. It belongs to one goroutine.
-type Reader interface {
+// Reader reads one shard's log in order. It belongs to one goroutine. It is an alias, so
+// that a log may declare it, too, without importing this package.
+type Reader = interface {
 	// Next resets into and fills it with the records that follow: at least one. It waits for
 	// them, or for ctx. A gap or a wrong checksum is an error, never passed over.
 	Next(ctx context.Context, into *messages.RecordBatch) error

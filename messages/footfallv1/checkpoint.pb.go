@@ -46,7 +46,9 @@ type CheckpointMeta struct {
 	// True while the sweep of last_tick had not ended yet.
 	Sweeping bool `protobuf:"varint,12,opt,name=sweeping,proto3" json:"sweeping,omitempty"`
 	// The highest epoch that was read in the log.
-	EpochRead     uint64 `protobuf:"varint,13,opt,name=epoch_read,json=epochRead,proto3" json:"epoch_read,omitempty"`
+	EpochRead uint64 `protobuf:"varint,13,opt,name=epoch_read,json=epochRead,proto3" json:"epoch_read,omitempty"`
+	// Purchases that came too late for their day's tile.
+	TooLate       uint64 `protobuf:"varint,14,opt,name=too_late,json=tooLate,proto3" json:"too_late,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -172,6 +174,13 @@ func (x *CheckpointMeta) GetEpochRead() uint64 {
 	return 0
 }
 
+func (x *CheckpointMeta) GetTooLate() uint64 {
+	if x != nil {
+		return x.TooLate
+	}
+	return 0
+}
+
 type ProducerMark struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Producer      string                 `protobuf:"bytes,1,opt,name=producer,proto3" json:"producer,omitempty"`
@@ -280,7 +289,7 @@ var File_footfall_v1_checkpoint_proto protoreflect.FileDescriptor
 
 const file_footfall_v1_checkpoint_proto_rawDesc = "" +
 	"\n" +
-	"\x1cfootfall/v1/checkpoint.proto\x12\vfootfall.v1\x1a\x19footfall/v1/control.proto\"\xbf\x03\n" +
+	"\x1cfootfall/v1/checkpoint.proto\x12\vfootfall.v1\x1a\x19footfall/v1/control.proto\"\xda\x03\n" +
 	"\x0eCheckpointMeta\x12\x1f\n" +
 	"\vnext_offset\x18\x01 \x01(\x04R\n" +
 	"nextOffset\x12\x10\n" +
@@ -299,7 +308,8 @@ const file_footfall_v1_checkpoint_proto_rawDesc = "" +
 	"\x06models\x18\v \x03(\v2\x15.footfall.v1.ModelRefR\x06models\x12\x1a\n" +
 	"\bsweeping\x18\f \x01(\bR\bsweeping\x12\x1d\n" +
 	"\n" +
-	"epoch_read\x18\r \x01(\x04R\tepochRead\"F\n" +
+	"epoch_read\x18\r \x01(\x04R\tepochRead\x12\x19\n" +
+	"\btoo_late\x18\x0e \x01(\x04R\atooLate\"F\n" +
 	"\fProducerMark\x12\x1a\n" +
 	"\bproducer\x18\x01 \x01(\tR\bproducer\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\":\n" +

@@ -49,6 +49,11 @@ func (m *CheckpointMeta) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.TooLate != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.TooLate))
+		i--
+		dAtA[i] = 0x70
+	}
 	if m.EpochRead != 0 {
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.EpochRead))
 		i--
@@ -288,6 +293,9 @@ func (m *CheckpointMeta) SizeVT() (n int) {
 	}
 	if m.EpochRead != 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(m.EpochRead))
+	}
+	if m.TooLate != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.TooLate))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -657,6 +665,25 @@ func (m *CheckpointMeta) UnmarshalVT(dAtA []byte) error {
 				b := dAtA[iNdEx]
 				iNdEx++
 				m.EpochRead |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 14:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field TooLate", wireType)
+			}
+			m.TooLate = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.TooLate |= uint64(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}
@@ -1237,6 +1264,25 @@ func (m *CheckpointMeta) UnmarshalVTUnsafe(dAtA []byte) error {
 				b := dAtA[iNdEx]
 				iNdEx++
 				m.EpochRead |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 14:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field TooLate", wireType)
+			}
+			m.TooLate = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.TooLate |= uint64(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}

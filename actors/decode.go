@@ -1,0 +1,145 @@
+package actors
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"unsafe"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"footfall/messages"
+	"footfall/messages/footfallv1"
+)
+
+// eachEvent calls do with each encoded event of a record, in order. A batch that cannot be
+// read to its end is an error, found before the first call: a message counts whole or not.
+func eachEvent(rec *messages.Record, do func(index uint32, raw []byte)) error {
+	switch rec.Type {
+	case messages.EventRecord:
+		do(0, rec.Body)
+		return nil
+	case messages.BatchRecord:
+	default:
+		return fmt.Errorf("record type %d is not known to this version", rec.Type)
+	}
+	for b := rec.Body; len(b) > 0; {
+		_, n := nextField(b)
+		if n < 0 {
+			return errors.New("unreadable batch of events")
+		}
+		b = b[n:]
+	}
+	var index uint32
+	for b := rec.Body; len(b) > 0; {
+		raw, n := nextField(b)
+		if raw != nil {
+			do(index, raw)
+			index++
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// nextField reads one field of an EventBatch: its event, or nil for a field that is not
+// known, and its length; negative where it cannot be read.
+func nextField(b []byte) (event []byte, n int) {
+	num, typ, n := protowire.ConsumeTag(b)
+	if n < 0 {
+		return nil, n
+	}
+	if num == 1 && typ == protowire.BytesType {
+		v, m := protowire.ConsumeBytes(b[n:])
+		if m < 0 {
+			return nil, m
+		}
+		return v[:len(v):len(v)], n + m
+	}
+	m := protowire.ConsumeFieldValue(num, typ, b[n:])
+	if m < 0 {
+		return nil, m
+	}
+	return nil, n + m
+}
+
+// customerOf finds the customer_id of an encoded event; the string is the message's own.
+func customerOf(raw []byte) (id string, ok bool) {
+	for len(raw) > 0 {
+		num, typ, n := protowire.ConsumeTag(raw)
+		if n < 0 {
+			return "", false
+		}
+		raw = raw[n:]
+		if num == 2 && typ == protowire.BytesType {
+			v, m := protowire.ConsumeBytes(raw)
+			if m < 0 {
+				return "", false
+			}
+			// As in a decoder, the last one of several counts.
+			id, ok = bytesString(v), len(v) > 0
+			raw = raw[m:]
+			continue
+		}
+		if n = protowire.ConsumeFieldValue(num, typ, raw); n < 0 {
+			return "", false
+		}
+		raw = raw[n:]
+	}
+	return id, ok
+}
+
+// decoder decodes and validates events into memory that it uses again. The event it returns
+// points into the message and is good until the next call.
+type decoder struct {
+	event *footfallv1.Event
+}
+
+// absent marks a time that the message did not set.
+const absent = math.MinInt64
+
+// decode never returns nil for the event, so that a fault can name it.
+//
+// The quick way decodes over what the last event left: its purchase with the lines' memory,
+// its timestamp. What it gives is believed only where the validator accepts it; in every
+// other case the event is decoded afresh, and that counts.
+func (d *decoder) decode(raw []byte, shard int, v *messages.Validator) (*footfallv1.Event, *messages.Fault) {
+	if d.reuse() {
+		if err := d.event.UnmarshalVTUnsafe(raw); err == nil && v.ValidateIn(shard, d.event) == nil {
+			return d.event, nil
+		}
+	}
+	d.event = &footfallv1.Event{}
+	if err := d.event.UnmarshalVTUnsafe(raw); err != nil {
+		return d.event, &messages.Fault{Reason: "unreadable event: " + err.Error()}
+	}
+	return d.event, v.ValidateIn(shard, d.event)
+}
+
+// reuse empties the last event where it was a purchase, keeping its memory.
+func (d *decoder) reuse() bool {
+	if d.event == nil || d.event.Time == nil {
+		return false
+	}
+	kind, ok := d.event.Kind.(*footfallv1.Event_Purchase)
+	if !ok {
+		return false
+	}
+	time, purchase := d.event.Time, kind.Purchase
+	lines := purchase.Lines
+	for _, l := range lines {
+		l.Reset()
+	}
+	purchase.Reset()
+	purchase.Lines = lines[:0]
+	d.event.Reset()
+	time.Seconds, time.Nanos = absent, 0
+	d.event.Time, d.event.Kind = time, kind
+	return true
+}
+
+func cloneString(s string) string { return strings.Clone(s) }
+
+// bytesString lets bytes be looked up as a string without a copy: it must not outlive them.
+func bytesString(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }

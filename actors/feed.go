@@ -1,0 +1,78 @@
+package actors
+
+import (
+	"context"
+	"math"
+
+	"footfall/behavior"
+	"footfall/messages"
+)
+
+// FeedEvent is a purchase that comes from no log: for measuring the shards alone.
+type FeedEvent struct {
+	Customer        [8]byte
+	ID              uint64
+	Time            int64
+	Spend, Discount int64
+	Items           uint32
+	Departments     [3]uint32
+}
+
+// Feed folds events that come from no log into a shard of customers, computes the ten
+// features after each, and sends the batch back through done once it is folded. The events
+// are in no log, so nothing of the shard may be checkpointed.
+func (h *Host) Feed(shard int, events []FeedEvent, done chan<- []FeedEvent) {
+	h.shards[shard].send(&feed{events, done})
+}
+
+type feed struct {
+	events []FeedEvent
+	done   chan<- []FeedEvent
+}
+
+func (s *shard) feed(m *feed) {
+	var out behavior.Features
+	ev := &s.fold.event
+	*ev = behavior.Event{Kind: behavior.Purchase, Departments: ev.Departments}
+	var id [8]byte
+	for i := range m.events {
+		e := &m.events[i]
+		id = e.Customer
+		ev.ID, ev.Time, ev.Spend, ev.Discount, ev.Items = e.ID, e.Time, e.Spend, e.Discount, e.Items
+		ev.Departments = append(ev.Departments[:0], e.Departments[:]...)
+		s.fold.count(s.apply(bytesString(id[:]), ev, messages.Position{}))
+		slot, _ := s.residents.find(bytesString(id[:]))
+		s.residents.at(slot).record().Features(ev.Time, s.cal, &out)
+		s.fedSum += math.Float64bits(out[6]) ^ math.Float64bits(out[9])
+	}
+	s.residents.compact()
+	m.done <- m.events
+}
+
+// Visit calls do with every resident customer of a shard, in the shard's goroutine: neither
+// argument may be kept.
+func (h *Host) Visit(ctx context.Context, shard int, do func(id []byte, rec behavior.Record)) error {
+	done := make(chan struct{})
+	h.shards[shard].send(&visit{do, done})
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+type visit struct {
+	do   func([]byte, behavior.Record)
+	done chan<- struct{}
+}
+
+func (s *shard) visit(m *visit) {
+	defer close(m.done)
+	for slot := range s.residents.slots {
+		if s.residents.inUse(uint32(slot)) {
+			c := s.residents.at(uint32(slot))
+			m.do(c.id(), c.record())
+		}
+	}
+}

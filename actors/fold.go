@@ -1,0 +1,236 @@
+package actors
+
+import (
+	"fmt"
+	"time"
+
+	"footfall/behavior"
+	"footfall/messages"
+	"footfall/messages/footfallv1"
+)
+
+// fold is the deterministic part of a shard: it takes the records of the log one by one and
+// applies their events to customers. The shard runs it over its residents; verify runs it
+// over a plain map; both get the same bytes, for nothing enters but the records.
+//
+// What it keeps is stored with each checkpoint (see meta and restore). It belongs to one
+// goroutine.
+type fold struct {
+	shard     int
+	validator messages.Validator
+	cal       *behavior.Calendar
+	// poison are positions at which applying an event panicked: they are dead letters.
+	poison map[messages.Position]string
+
+	// at is the event being folded, raw its bytes.
+	at        messages.Position
+	raw       []byte
+	next      uint64
+	sum       uint32
+	clock     footfallv1.ClockMode
+	lastTick  int32
+	ticked    bool
+	epochRead uint64
+	producers producers
+
+	events, duplicates, rejected, tooLate uint64
+
+	// limit is the first instant, Unix milliseconds, that is too far past the last tick.
+	limit int64
+
+	decoder decoder
+	event   behavior.Event
+}
+
+// customers is where a fold finds and keeps the state of customers.
+type customers interface {
+	// apply folds an event into a customer.
+	apply(id string, ev *behavior.Event, at messages.Position) behavior.Outcome
+	// dead keeps what could not be folded.
+	dead(d messages.DeadLetter)
+	// tickedDay is told that a day ended, epochRead that an owner began.
+	tickedDay(day int32)
+	epochRead(epoch uint64)
+}
+
+func newFold(shard int, cfg *Config, cal *behavior.Calendar) *fold {
+	f := &fold{
+		shard:     shard,
+		validator: messages.Validator{Shards: cfg.Shards, Currency: cfg.Currency},
+		cal:       cal,
+		clock:     cfg.Clock,
+		producers: newProducers(),
+	}
+	return f
+}
+
+// needs calls want with the customer of each event in the record, without decoding the rest.
+// What cannot be read is passed over: record will find it.
+func (f *fold) needs(rec *messages.Record, want func(id string)) {
+	eachEvent(rec, func(_ uint32, raw []byte) {
+		if id, ok := customerOf(raw); ok {
+			want(id)
+		}
+	})
+}
+
+// record folds one record. It never fails: what cannot be folded goes to dead. An offset
+// that does not follow the one before is the log's fault and stops the shard.
+func (f *fold) record(rec *messages.Record, to customers) error {
+	if rec.Offset != f.next {
+		return &messages.LogGapError{Shard: f.shard, Want: f.next, First: rec.Offset}
+	}
+	if rec.Type == messages.ControlRecord {
+		f.control(rec, to)
+	} else {
+		err := eachEvent(rec, func(index uint32, raw []byte) {
+			f.one(messages.Position{Offset: rec.Offset, Index: index}, raw, to)
+		})
+		if err != nil {
+			f.reject(messages.Position{Offset: rec.Offset}, "", "", &messages.Fault{Reason: err.Error()}, rec.Body, to)
+		}
+	}
+	f.next, f.sum = rec.Offset+1, rec.Sum
+	return nil
+}
+
+// one folds one encoded event.
+func (f *fold) one(at messages.Position, raw []byte, to customers) {
+	f.at, f.raw = at, raw
+	if reason, ok := f.poison[at]; ok {
+		f.reject(at, "", "", &messages.Fault{Reason: reason}, raw, to)
+		return
+	}
+	ev, fault := f.decoder.decode(raw, f.shard, &f.validator)
+	if fault == nil && f.ticked {
+		fault = checkTime(ev.GetTime().GetSeconds()*1000+int64(ev.GetTime().GetNanos())/1e6, f.limit, f.lastTick)
+	}
+	if fault == nil {
+		if err := behavior.Flatten(ev, &f.event); err != nil {
+			fault = &messages.Fault{Reason: err.Error()}
+		}
+	}
+	if fault != nil {
+		f.reject(at, ev.GetEventId(), ev.GetCustomerId(), fault, raw, to)
+		return
+	}
+	if ev.GetProducer() != "" && !f.producers.advance(ev.GetProducer(), ev.GetSequence()) {
+		f.duplicates++
+		return
+	}
+	f.count(to.apply(ev.GetCustomerId(), &f.event, at))
+}
+
+func (f *fold) count(o behavior.Outcome) {
+	switch o {
+	case behavior.Duplicate:
+		f.duplicates++
+	case behavior.TooLate:
+		f.events++
+		f.tooLate++
+	default:
+		f.events++
+	}
+}
+
+// checkTime refuses an instant that is not before limit.
+func checkTime(ms, limit int64, lastTick int32) *messages.Fault {
+	if ms < limit {
+		return nil
+	}
+	return &messages.Fault{Field: "time", Reason: fmt.Sprintf("%s is more than 24 h past the end of the last day, %s",
+		time.UnixMilli(ms).UTC().Format(time.RFC3339), behavior.FormatDate(lastTick))}
+}
+
+// timeLimit is the first instant that is too far ahead once a day has ended: 24 h past its
+// end, or the end of the day after where that one is longer (as clocks are set back).
+func timeLimit(cal *behavior.Calendar, lastTick int32) int64 {
+	return max(cal.EndOfDay(lastTick).UnixMilli()+24*3600*1000+1, cal.EndOfDay(lastTick+1).UnixMilli())
+}
+
+func (f *fold) reject(at messages.Position, eventID, customerID string, fault *messages.Fault, body []byte, to customers) {
+	f.rejected++
+	to.dead(messages.DeadLetter{
+		Position: at, Field: fault.Field, Reason: fault.Reason,
+		EventID: cloneString(eventID), CustomerID: cloneString(customerID), Body: append([]byte(nil), body...),
+	})
+}
+
+// control folds a control record. One that is not from a node is a dead letter.
+func (f *fold) control(rec *messages.Record, to customers) {
+	at := messages.Position{Offset: rec.Offset}
+	var c footfallv1.Control
+	fault := func() *messages.Fault {
+		if !rec.FromNode {
+			return &messages.Fault{Reason: "a control record that is not from a node"}
+		}
+		if err := c.UnmarshalVT(rec.Body); err != nil {
+			return &messages.Fault{Reason: "unreadable control record: " + err.Error()}
+		}
+		return nil
+	}()
+	if fault != nil {
+		f.reject(at, "", "", fault, rec.Body, to)
+		return
+	}
+	switch k := c.GetKind().(type) {
+	case *footfallv1.Control_Epoch:
+		f.epochRead = max(f.epochRead, k.Epoch.GetEpoch())
+		to.epochRead(k.Epoch.GetEpoch())
+	case *footfallv1.Control_Tick:
+		day, err := behavior.ParseDate(k.Tick.GetDate())
+		if err != nil {
+			f.reject(at, "", "", &messages.Fault{Field: "tick.date", Reason: err.Error()}, rec.Body, to)
+			return
+		}
+		if f.ticked && day <= f.lastTick {
+			return
+		}
+		f.tick(day)
+		to.tickedDay(day)
+	case *footfallv1.Control_Clock:
+		f.clock = k.Clock.GetMode()
+	default:
+		// A newer node's control record: not for this version, and no fault.
+	}
+}
+
+func (f *fold) tick(day int32) {
+	f.lastTick, f.ticked = day, true
+	f.limit = timeLimit(f.cal, day)
+}
+
+// tickTime is the last instant of the last day that ended, Unix milliseconds.
+func (f *fold) tickTime() (ms int64, ok bool) {
+	if !f.ticked {
+		return 0, false
+	}
+	return f.cal.LastMilli(f.lastTick), true
+}
+
+// meta adds to m what the fold keeps.
+func (f *fold) meta(m *footfallv1.CheckpointMeta) {
+	m.NextOffset, m.Sum = f.next, f.sum
+	m.Clock, m.EpochRead = f.clock, f.epochRead
+	if f.ticked {
+		m.LastTick = behavior.FormatDate(f.lastTick)
+	}
+	m.Producers = f.producers.marks()
+	m.Events, m.Duplicates, m.Rejected, m.TooLate = f.events, f.duplicates, f.rejected, f.tooLate
+}
+
+// restore takes up what meta kept.
+func (f *fold) restore(m *footfallv1.CheckpointMeta) error {
+	f.next, f.sum = m.GetNextOffset(), m.GetSum()
+	f.clock, f.epochRead = m.GetClock(), m.GetEpochRead()
+	if m.GetLastTick() != "" {
+		day, err := behavior.ParseDate(m.GetLastTick())
+		if err != nil {
+			return &messages.CorruptError{What: fmt.Sprintf("checkpoint of shard %d", f.shard), Reason: err.Error()}
+		}
+		f.tick(day)
+	}
+	f.producers = restoreProducers(m.GetProducers())
+	f.events, f.duplicates, f.rejected, f.tooLate = m.GetEvents(), m.GetDuplicates(), m.GetRejected(), m.GetTooLate()
+	return nil
+}

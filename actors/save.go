@@ -1,0 +1,213 @@
+package actors
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"footfall/messages"
+	"footfall/messages/footfallv1"
+)
+
+// checkpointer gathers what the next checkpoint must hold, and knows the one being written.
+type checkpointer struct {
+	// changed are slots with flagDirty, inFlight those with flagInFlight.
+	changed, inFlight []uint32
+	// changedBytes is about how much the next checkpoint writes.
+	changedBytes int64
+	letters      []messages.DeadLetter
+	writing      bool
+	// holder waits for its checkpoint, which is the one being written while holding; held
+	// until it is done with it.
+	holder        chan<- held
+	holding, held bool
+	due           time.Time
+	last          time.Time
+	savedNext     uint64
+	// asked is answered by the next checkpoint, asking by the one that is being written.
+	asked, asking []chan<- error
+}
+
+type (
+	checkpointNow struct{ reply chan<- error }
+	checkpointed  struct {
+		life    uint64
+		letters []messages.DeadLetter
+		next    uint64
+		err     error
+	}
+	// hold checkpoints, and lets none follow until release is called, so that a reader of the
+	// store sees one cut.
+	hold struct{ reply chan<- held }
+	held struct {
+		epoch   uint64
+		next    uint64
+		release func()
+		err     error
+	}
+	unhold struct{ life uint64 }
+)
+
+func (c *checkpointer) reset() {
+	last := c.last
+	*c = checkpointer{last: last}
+}
+
+func (c *checkpointer) fail(err error) {
+	for _, ch := range append(c.asked, c.asking...) {
+		ch <- err
+	}
+	c.asked, c.asking = nil, nil
+	if c.holder != nil && !c.held {
+		c.holder <- held{err: err}
+	}
+}
+
+// dirty notes that a customer changed.
+func (s *shard) dirty(slot uint32, c cell) {
+	if c.has(flagDirty) {
+		return
+	}
+	c.set(flagDirty)
+	s.checkpoint.changed = append(s.checkpoint.changed, slot)
+	s.checkpoint.changedBytes += int64(len(c))
+}
+
+// mustSave reports whether folding has to wait for a checkpoint: memory is over the budget
+// and what fills it can be dropped only once it is written.
+func (s *shard) mustSave() bool {
+	return s.checkpoint.writing && s.residents.bytes() > s.budget()*5/4
+}
+
+// save begins a checkpoint where one is due: by time, by size, for want of memory, or
+// because somebody asked.
+func (s *shard) save() {
+	c := &s.checkpoint
+	if c.writing || c.held {
+		return
+	}
+	now := s.cfg.Now()
+	if c.due.IsZero() {
+		c.due = now.Add(s.jittered())
+	}
+	nothing := len(c.changed) == 0 && len(c.letters) == 0 && s.fold.next == c.savedNext
+	switch {
+	case len(c.asked) > 0, c.holder != nil:
+	case nothing:
+		return
+	case c.changedBytes >= s.cfg.CheckpointBytes || !now.Before(c.due):
+	case s.residents.bytes() > s.budget() && len(c.changed) > 0:
+	default:
+		return
+	}
+	cp := &messages.Checkpoint{
+		Shard: s.id, Epoch: s.epoch,
+		Meta:      s.meta(),
+		Customers: s.changedCustomers(),
+		Dead:      c.letters,
+	}
+	c.inFlight, c.changed = c.changed, c.inFlight[:0]
+	c.changedBytes, c.letters = 0, nil
+	c.asking, c.asked = c.asked, nil
+	c.writing, c.holding = true, c.holder != nil
+	c.due = now.Add(s.cfg.CheckpointEvery)
+	done := &checkpointed{life: s.life, letters: cp.Dead, next: s.fold.next}
+	go func() {
+		done.err = s.store.Checkpoint(context.Background(), cp)
+		s.send(done)
+	}()
+}
+
+// jittered spreads the first checkpoints of the shards over the interval.
+func (s *shard) jittered() time.Duration {
+	return s.cfg.CheckpointEvery * time.Duration(s.id+1) / time.Duration(s.cfg.Shards)
+}
+
+func (s *shard) meta() *footfallv1.CheckpointMeta {
+	m := &footfallv1.CheckpointMeta{Customers: s.customers, Models: append([]*footfallv1.ModelRef(nil), s.models.refs...)}
+	s.fold.meta(m)
+	m.Sweeping = s.scoring.sweeping
+	m.Unscored, m.Sweeping = s.scoring.unscoredIDs(s)
+	return m
+}
+
+// changedCustomers copies the changed customers out of the residents.
+func (s *shard) changedCustomers() []messages.CustomerRecord {
+	out := make([]messages.CustomerRecord, 0, len(s.checkpoint.changed))
+	values := make([]byte, 0, s.checkpoint.changedBytes+s.checkpoint.changedBytes/8)
+	for _, slot := range s.checkpoint.changed {
+		c := s.residents.at(slot)
+		c.unset(flagDirty)
+		c.set(flagInFlight)
+		at := len(values)
+		values = appendValue(values, c.scores(), c.record())
+		out = append(out, messages.CustomerRecord{ID: string(c.id()), Value: values[at:len(values):len(values)]})
+	}
+	return out
+}
+
+func (s *shard) checkpointed(m *checkpointed) {
+	if m.life != s.life {
+		return
+	}
+	c := &s.checkpoint
+	c.writing = false
+	for _, ch := range c.asking {
+		ch <- m.err
+	}
+	c.asking = nil
+	for _, slot := range c.inFlight {
+		cell := s.residents.at(slot)
+		cell.unset(flagInFlight)
+		if m.err != nil {
+			s.dirty(slot, cell)
+		}
+	}
+	c.inFlight = c.inFlight[:0]
+	if m.err == nil {
+		c.last, c.savedNext = s.cfg.Now(), m.next
+		s.holding(nil)
+		return
+	}
+	s.holding(m.err)
+	c.letters = append(m.letters, c.letters...)
+	var stale *messages.StaleEpochError
+	if errors.As(m.err, &stale) || s.state == Draining {
+		s.fail(m.err)
+		return
+	}
+	// The log still holds what the checkpoint would have saved: go on, and try again.
+	s.logger.Error("checkpoint failed", "shard", s.id, "error", m.err)
+	c.due = s.cfg.Now().Add(retryAfter)
+}
+
+func (s *shard) hold(m *hold) {
+	if s.state != Active || s.checkpoint.holder != nil {
+		m.reply <- held{err: &NotActiveError{Shard: s.id, State: s.state, Err: s.err}}
+		return
+	}
+	s.checkpoint.holder = m.reply
+}
+
+// holding answers hold once its checkpoint is written; no other follows until unhold.
+func (s *shard) holding(err error) {
+	c := &s.checkpoint
+	if !c.holding {
+		return
+	}
+	c.holding = false
+	if err != nil {
+		c.holder <- held{err: err}
+		c.holder = nil
+		return
+	}
+	c.held = true
+	life := s.life
+	c.holder <- held{epoch: s.epoch, next: c.savedNext, release: func() { s.send(&unhold{life}) }}
+}
+
+func (s *shard) unhold(m *unhold) {
+	if m.life == s.life {
+		s.checkpoint.held, s.checkpoint.holder = false, nil
+	}
+}
