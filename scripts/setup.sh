@@ -24,8 +24,8 @@ platform="$(uname -s) $(uname -m)"
 	die "TensorFlow's C library is taken from its wheel for Linux x86_64, and this is $platform: build in a container or a virtual machine of that kind"
 
 have go || die "Go is missing: install Go $(sed -n 's/^go //p' go.mod) or newer and put it on PATH"
-# Asked inside the module, go itself checks its version against go.mod and, where it may, fetches the one needed.
-go env GOVERSION >/dev/null 2>&1 ||
+# Inside the module, go itself checks its version against go.mod and, where it may, fetches the one needed.
+go list -m >/dev/null 2>&1 ||
 	die "Go $(sed -n 's/^go //p' go.mod) or newer is needed, and this is $(cd / && GOTOOLCHAIN=local go env GOVERSION): install a newer one"
 
 cc=$(go env CC)
@@ -82,7 +82,7 @@ for library in libtensorflow_cc.so.2 libtensorflow_framework.so.2; do
 done
 mkdir -p .venv/tensorflow/lib
 ln -sfn "$wheel/include" .venv/tensorflow/include
-printf 'INPUT(%s %s)\n' "$wheel/libtensorflow_cc.so.2" "$wheel/libtensorflow_framework.so.2" >.venv/tensorflow/lib/libtensorflow.so
+printf 'INPUT("%s" "%s")\n' "$wheel/libtensorflow_cc.so.2" "$wheel/libtensorflow_framework.so.2" >.venv/tensorflow/lib/libtensorflow.so
 printf '%s\n' "$wheel" >.venv/tensorflow/wheel
 
 sync .venv/tensorflow/wheel
