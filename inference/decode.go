@@ -1,6 +1,7 @@
 package inference
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -41,6 +42,7 @@ func ParseContract(text []byte) (*Contract, error) {
 	var d decoder
 	c := d.contract(root)
 	if len(d.faults) > 0 {
+		slices.SortStableFunc(d.faults, func(a, b Fault) int { return cmp.Compare(a.Line, b.Line) })
 		return nil, &ContractError{Faults: d.faults}
 	}
 	return c, nil
@@ -166,7 +168,7 @@ func (d *decoder) whole(m *mapping, c *Contract) {
 		ids[s.ID], names[s.Name] = true, true
 	}
 	for _, b := range c.Bins {
-		if !slices.ContainsFunc(c.Inputs, func(in Input) bool { return slices.Contains(in.Features, b.Feature) }) {
+		if len(c.Inputs) > 0 && !slices.ContainsFunc(c.Inputs, func(in Input) bool { return slices.Contains(in.Features, b.Feature) }) {
 			m.fault("bins."+b.Feature, "no input has this feature")
 		}
 	}
@@ -248,23 +250,22 @@ func (d *decoder) bins(parent *mapping, feature string) Bins {
 	if m == nil {
 		return b
 	}
-	for e := range m.list("edges") {
-		b.Edges = append(b.Edges, float32(d.number(e.key, e.node)))
-		if i := len(b.Edges) - 1; i > 0 && b.Edges[i] <= b.Edges[i-1] {
-			d.fault(e.key, e.node, "edges must grow, and %v comes after %v (as 32-bit numbers)", b.Edges[i], b.Edges[i-1])
+	for i, edge := range m.numbers("edges") {
+		b.Edges = append(b.Edges, float32(edge))
+		if i > 0 && b.Edges[i] <= b.Edges[i-1] {
+			m.fault("edges", "must grow, and %v comes after %v (as 32-bit numbers)", b.Edges[i], b.Edges[i-1])
 		}
 	}
 	if len(b.Edges) > maxEdges {
 		m.fault("edges", "has %d elements, more than %d", len(b.Edges), maxEdges)
 	}
+	b.Shares = m.numbers("shares")
 	sum := 0.0
-	for e := range m.list("shares") {
-		share := d.number(e.key, e.node)
+	for i, share := range b.Shares {
 		if share < 0 || share > 1 {
-			d.fault(e.key, e.node, "%v is not from 0 to 1", share)
+			m.fault(fmt.Sprintf("shares[%d]", i), "%v is not from 0 to 1", share)
 		}
 		sum += share
-		b.Shares = append(b.Shares, share)
 	}
 	m.done()
 	if len(b.Edges) > 0 && len(b.Shares) > 0 {
@@ -282,10 +283,7 @@ func (d *decoder) data(m *mapping) Data {
 	if data.Digest != "" && !digestForm.MatchString(data.Digest) {
 		m.fault("digest", "%q is no digest like sha256:0f34…", data.Digest)
 	}
-	var days []int
-	for e := range m.list("days") {
-		days = append(days, d.integer(e.key, e.node, math.MinInt32, math.MaxInt32))
-	}
+	days := m.integers("days", math.MinInt32, math.MaxInt32)
 	switch {
 	case len(days) == 2 && days[0] <= days[1]:
 		data.Days = [2]int(days)
@@ -472,9 +470,24 @@ func (m *mapping) list(key string) func(yield func(element) bool) {
 	}
 }
 
-func (m *mapping) shape(key string) (shape []int) {
-	for e := range m.list(key) {
-		shape = append(shape, m.d.integer(e.key, e.node, -1, maxRowValues))
-	}
-	return shape
+// integers and numbers return nil where an element is wrong, so that it is reported once.
+func (m *mapping) integers(key string, low, high int) []int {
+	return all(m, key, func(e element) int { return m.d.integer(e.key, e.node, low, high) })
 }
+
+func (m *mapping) numbers(key string) []float64 {
+	return all(m, key, func(e element) float64 { return m.d.number(e.key, e.node) })
+}
+
+func all[T any](m *mapping, key string, read func(element) T) (values []T) {
+	faults := len(m.d.faults)
+	for e := range m.list(key) {
+		values = append(values, read(e))
+	}
+	if len(m.d.faults) > faults {
+		return nil
+	}
+	return values
+}
+
+func (m *mapping) shape(key string) []int { return m.integers(key, -1, maxRowValues) }

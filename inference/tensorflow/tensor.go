@@ -1,0 +1,105 @@
+package tensorflow
+
+/*
+#cgo LDFLAGS: -ltensorflow
+#include "tensorflow/c/c_api.h"
+
+static void footfall_delete_tensor(void *t) { TF_DeleteTensor((TF_Tensor *)t); }
+*/
+import "C"
+
+import (
+	"fmt"
+	"io"
+	"reflect"
+	"runtime"
+	"unsafe"
+
+	tf "github.com/galeone/tensorflow/tensorflow/go"
+)
+
+// tensorHandle is where the binding keeps a tensor's C pointer. The binding frees a tensor
+// only when the collector finds it, and the collector does not know of its megabytes: at
+// full speed gigabytes would wait for a collection that has no reason to come. So they are
+// freed here, by the pointer, whose place is looked up by name.
+var tensorHandle = func() (h struct {
+	offset uintptr
+	err    error
+}) {
+	f, ok := reflect.TypeFor[tf.Tensor]().FieldByName("c")
+	if !ok || f.Type.Kind() != reflect.Pointer {
+		h.err = fmt.Errorf("the binding's tensors have no pointer named c: this package needs the version that go.mod names")
+	}
+	h.offset = f.Offset
+	return h
+}()
+
+// free deletes a tensor that nobody uses any more.
+func free(t *tf.Tensor) {
+	runtime.SetFinalizer(t, nil)
+	p := (*unsafe.Pointer)(unsafe.Add(unsafe.Pointer(t), tensorHandle.offset))
+	C.footfall_delete_tensor(*p)
+	*p = nil
+}
+
+// bytesOf views values as the bytes they are made of.
+func bytesOf(values []float32) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(values))), 4*len(values))
+}
+
+// pieceReader reads pieces one after the other, as the bytes of a tensor.
+type pieceReader struct {
+	pieces [][]float32
+	// offset is that in bytes within the first piece.
+	offset int
+}
+
+func (r *pieceReader) Read(p []byte) (n int, err error) {
+	for len(r.pieces) > 0 && n < len(p) {
+		bytes := bytesOf(r.pieces[0])
+		k := copy(p[n:], bytes[r.offset:])
+		n, r.offset = n+k, r.offset+k
+		if r.offset == len(bytes) {
+			r.pieces, r.offset = r.pieces[1:], 0
+		}
+	}
+	if n == 0 && len(p) > 0 {
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+// valueWriter takes the bytes of a tensor as values. The binding hands them over in one call,
+// from memory of the library, which aligns it.
+type valueWriter struct {
+	out   []float32
+	write func(p []byte) int
+}
+
+func (w valueWriter) take(t *tf.Tensor, write func(p []byte) int) error {
+	w.write = write
+	_, err := t.WriteContentsTo(&w)
+	return err
+}
+
+func (w *valueWriter) Write(p []byte) (int, error) {
+	if n := w.write(p); n != len(p) {
+		return n, io.ErrShortBuffer
+	}
+	return len(p), nil
+}
+
+func (w valueWriter) float32(p []byte) int { return copy(bytesOf(w.out), p) }
+
+func (w valueWriter) int32(p []byte) int { return convert[int32](w.out, p) }
+
+func (w valueWriter) int64(p []byte) int { return convert[int64](w.out, p) }
+
+// convert writes whole numbers as float32 and returns the bytes that it used.
+func convert[T int32 | int64](out []float32, p []byte) int {
+	size := int(unsafe.Sizeof(T(0)))
+	for i, v := range unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(p))), min(len(p)/size, len(out))) {
+		out[i] = float32(v)
+	}
+	return min(len(p)/size, len(out)) * size
+}
