@@ -206,6 +206,18 @@ func (db *DB) Wait(b *pebble.Batch) error {
 	return nil
 }
 
+// WriteLazily puts a batch into the order of commits: it is durable with the next one that
+// is waited for. The caller keeps the batch.
+func (db *DB) WriteLazily(b *pebble.Batch) error {
+	if f := db.failed.Load(); f != nil {
+		return f
+	}
+	if b.Empty() {
+		return nil
+	}
+	return db.Pebble.Apply(b, pebble.NoSync)
+}
+
 // Commit writes a batch and waits until it is durable.
 func (db *DB) Commit(b *pebble.Batch) error {
 	if b.Empty() {
@@ -300,13 +312,17 @@ func (db *DB) Stats() Stats {
 	}
 	defer leave()
 	m := db.Pebble.Metrics()
-	t := m.Total()
+	var written uint64
+	for i := range m.Levels {
+		l := &m.Levels[i]
+		written += l.TableBytesFlushed + l.TableBytesCompacted + l.BlobBytesFlushed + l.BlobBytesCompacted
+	}
 	return Stats{
 		Commits:           db.commits.Load(),
 		Refused:           db.refused.Load(),
 		DiskBytes:         m.DiskSpaceUsage(),
 		WALBytes:          m.WAL.BytesWritten,
-		WrittenBytes:      t.TableBytesFlushed + t.TableBytesCompacted + t.BlobBytesFlushed + t.BlobBytesCompacted,
+		WrittenBytes:      written,
 		ReadAmplification: m.ReadAmp(),
 		Failed:            db.failed.Load() != nil,
 	}

@@ -14,15 +14,15 @@ import (
 // write of its log or manifest: it ends the process, panics under its locks, or goes on as
 // if nothing had happened. So the guard keeps the failure to itself:
 //
-//	opening ──arm──► armed ──a write fails──► frozen ──release──► closing
+//		opening ──arm──► armed ──a write fails──► frozen ──release──► closing
 //
-//   - opening: errors pass through, Pebble's Open returns them.
-//   - armed: the first failed write is told to onFreeze and freezes the guard.
-//   - frozen: the directory stays as it is. Writes to its log and manifest are dropped and
-//     said to have succeeded; removals are not done; new files are kept in memory, so that
-//     flushes that somebody waits for come to an end. Compactions, which nobody waits for,
-//     are parked: they would fill the memory.
-//   - closing: parked compactions are let go with the error.
+//	  - opening: errors pass through, Pebble's Open returns them.
+//	  - armed: the first failed write is told to onFreeze and freezes the guard.
+//	  - frozen: the directory stays as it is. Writes to its log and manifest are dropped and
+//	    said to have succeeded; removals are not done; new files are kept in memory, so that
+//	    flushes that somebody waits for come to an end. Compactions, which nobody waits for,
+//	    are parked: they would fill the memory.
+//	  - closing: parked compactions are let go with the error.
 //
 // It is right to call a lost write a success here because whoever commits asks for the
 // failure after the commit (invariant 1 of the package): the guard is frozen before any
