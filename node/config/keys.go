@@ -29,7 +29,9 @@ var keys = []Key{
 	{"debug.listen", "address of pprof; empty: off", func(c *Config) value { return &addrValue{p: &c.DebugListen, optional: true} }},
 	{"insecure", "listen beyond loopback although nothing asks who calls", func(c *Config) value { return &boolValue{&c.Insecure} }},
 
-	{"log.url", "where the log is: pebble:DIR", func(c *Config) value { return &dirValue{p: &c.LogDir, scheme: "pebble", other: "amqp: streams need a cluster's build"} }},
+	{"log.url", "where the log is: pebble:DIR", func(c *Config) value {
+		return &dirValue{p: &c.LogDir, scheme: "pebble", other: "amqp: streams need a cluster's build"}
+	}},
 	{"log.retention.age", "how long events stay in the log; 0: for ever", func(c *Config) value { return &durationValue{p: &c.LogAge, zero: true} }},
 	{"log.retention.size", "how much of each shard's log stays; 0: all", func(c *Config) value { return &bytesValue{p: &c.LogSize, zero: true} }},
 	{"store.url", "where checkpoints are: pebble:DIR", func(c *Config) value { return &dirValue{p: &c.StoreDir, scheme: "pebble"} }},

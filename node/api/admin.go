@@ -1,0 +1,220 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"footfall/actors"
+	"footfall/behavior"
+	"footfall/messages"
+	"footfall/messages/footfallv1"
+)
+
+const (
+	defaultDeadLetters = 100
+	maxDeadLetters     = 10_000
+	// maxDifferences are told of one shard; one is enough to know that it is not equal.
+	maxDifferences = 20
+)
+
+// Admin tells operators of a node and its shards, and moves its clock.
+type Admin struct {
+	footfallv1.UnimplementedAdminServiceServer
+
+	host   Host
+	id     Identity
+	models Models      // may be nil
+	dead   DeadLetters // may be nil
+	rates  *Rates
+	state  func() string
+}
+
+// GetCluster implements the gRPC service: a cluster of one.
+func (s *Admin) GetCluster(context.Context, *footfallv1.GetClusterRequest) (*footfallv1.Cluster, error) {
+	statuses := s.host.Status()
+	me := &footfallv1.Member{
+		Name:        s.id.Name,
+		State:       s.state(),
+		Roles:       s.id.Roles,
+		HttpAddress: s.id.HTTPAddress,
+		GrpcAddress: s.id.GRPCAddress,
+		Version:     s.id.Version,
+		Started:     timestamppb.New(s.id.Started),
+	}
+	if s.models != nil {
+		me.Devices = s.models.Devices()
+	}
+	for _, st := range statuses {
+		if st.State == actors.Active {
+			me.Shards++
+		}
+	}
+	return &footfallv1.Cluster{
+		Members:     []*footfallv1.Member{me},
+		Shards:      uint32(s.id.Shards),
+		Timezone:    s.id.Calendar.Location().String(),
+		Currency:    s.id.Currency,
+		Clock:       s.host.Clock(),
+		FoldVersion: behavior.FoldVersion,
+		LastTick:    lastTick(statuses),
+	}, nil
+}
+
+// lastTick is the last day that has ended in every shard. ISO dates sort as text.
+func lastTick(statuses []actors.Status) string {
+	if len(statuses) == 0 {
+		return ""
+	}
+	ticks := make([]string, len(statuses))
+	for i, st := range statuses {
+		ticks[i] = st.LastTick
+	}
+	return slices.Min(ticks)
+}
+
+// ListShards implements the gRPC service.
+func (s *Admin) ListShards(context.Context, *footfallv1.ListShardsRequest) (*footfallv1.ListShardsResponse, error) {
+	out := &footfallv1.ListShardsResponse{}
+	for _, st := range s.host.Status() {
+		sh := &footfallv1.Shard{
+			Shard:         uint32(st.Shard),
+			State:         st.State.String(),
+			Epoch:         st.Epoch,
+			Offset:        int64(st.Next) - 1,
+			Lag:           int64(st.Lag),
+			Customers:     st.Customers,
+			Resident:      st.Resident,
+			ResidentBytes: uint64(max(0, st.ResidentBytes)),
+			Rate:          s.rates.Of(st.Shard),
+			Events:        st.Events,
+			Duplicates:    st.Duplicates,
+			Rejected:      st.Rejected,
+			Unscored:      st.Unscored,
+			Sweeping:      st.Sweeping,
+			LastTick:      st.LastTick,
+		}
+		if st.State != actors.Idle && st.State != actors.Failed {
+			sh.Owner = s.id.Name
+		}
+		if !st.LastCheckpoint.IsZero() {
+			sh.LastCheckpoint = timestamppb.New(st.LastCheckpoint)
+		}
+		if st.Err != nil {
+			sh.Error = st.Err.Error()
+		}
+		out.Shards = append(out.Shards, sh)
+	}
+	return out, nil
+}
+
+// ListModels implements the gRPC service.
+func (s *Admin) ListModels(context.Context, *footfallv1.ListModelsRequest) (*footfallv1.ListModelsResponse, error) {
+	if s.models == nil {
+		return &footfallv1.ListModelsResponse{}, nil
+	}
+	return &footfallv1.ListModelsResponse{Models: s.models.List()}, nil
+}
+
+// Tick implements the gRPC service.
+func (s *Admin) Tick(ctx context.Context, r *footfallv1.TickRequest) (*footfallv1.TickResponse, error) {
+	if _, err := behavior.ParseDate(r.GetDate()); err != nil {
+		return nil, &messages.Fault{Field: "date", Reason: fmt.Sprintf("must be a day such as \"2017-01-31\", not %q", brief(r.GetDate()))}
+	}
+	appended, err := s.host.Tick(ctx, r.GetDate())
+	if err != nil {
+		return nil, err
+	}
+	return &footfallv1.TickResponse{Appended: appended}, nil
+}
+
+// SetClock implements the gRPC service.
+func (s *Admin) SetClock(ctx context.Context, r *footfallv1.SetClockRequest) (*footfallv1.SetClockResponse, error) {
+	switch r.GetMode() {
+	case footfallv1.ClockMode_CLOCK_MODE_WALL, footfallv1.ClockMode_CLOCK_MODE_DRIVEN:
+	default:
+		return nil, &messages.Fault{Field: "mode", Reason: "must be wall or driven"}
+	}
+	if err := s.host.SetClock(ctx, r.GetMode()); err != nil {
+		return nil, err
+	}
+	return &footfallv1.SetClockResponse{}, nil
+}
+
+// WaitIdle implements the gRPC service.
+func (s *Admin) WaitIdle(ctx context.Context, r *footfallv1.WaitIdleRequest) (*footfallv1.WaitIdleResponse, error) {
+	if err := s.host.WaitIdle(ctx, r.GetScored()); err != nil {
+		return nil, err
+	}
+	return &footfallv1.WaitIdleResponse{}, nil
+}
+
+// Verify implements the gRPC service.
+func (s *Admin) Verify(r *footfallv1.VerifyRequest, stream grpc.ServerStreamingServer[footfallv1.VerifyProgress]) error {
+	shards := slices.Clone(r.GetShards())
+	slices.Sort(shards)
+	shards = slices.Compact(shards)
+	if n := len(shards); n > 0 && int(shards[n-1]) >= s.id.Shards {
+		return &messages.Fault{Field: "shards", Reason: fmt.Sprintf("must be from 0 to %d, not %d", s.id.Shards-1, shards[n-1])}
+	}
+	if len(shards) == 0 {
+		for i := range s.id.Shards {
+			shards = append(shards, uint32(i))
+		}
+	}
+	for i, shard := range shards {
+		v, err := s.host.Verify(stream.Context(), int(shard))
+		if err != nil {
+			return fmt.Errorf("shard %d: %w", shard, err)
+		}
+		p := &footfallv1.VerifyProgress{
+			Shard:     shard,
+			Events:    v.Events,
+			Customers: v.Customers,
+			Offset:    int64(v.Next) - 1,
+			Done:      uint32(i + 1),
+			Total:     uint32(len(shards)),
+		}
+		for _, d := range v.Differences[:min(len(v.Differences), maxDifferences)] {
+			p.Differences = append(p.Differences, fmt.Sprintf("customer %q: %s", d.CustomerID, d.What))
+		}
+		if more := len(v.Differences) - maxDifferences; more > 0 {
+			p.Differences = append(p.Differences, fmt.Sprintf("and %d more", more))
+		}
+		if err := stream.Send(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ListDeadLetters implements the gRPC service.
+func (s *Admin) ListDeadLetters(ctx context.Context, r *footfallv1.ListDeadLettersRequest) (*footfallv1.ListDeadLettersResponse, error) {
+	limit := int(r.GetLimit())
+	switch {
+	case limit == 0:
+		limit = defaultDeadLetters
+	case limit > maxDeadLetters:
+		return nil, &messages.Fault{Field: "limit", Reason: fmt.Sprintf("must be at most %d", maxDeadLetters)}
+	}
+	if s.dead == nil {
+		return &footfallv1.ListDeadLettersResponse{}, nil
+	}
+	letters, err := s.dead.DeadLetters(ctx, limit)
+	if err != nil {
+		return nil, err
+	}
+	return &footfallv1.ListDeadLettersResponse{Letters: letters}, nil
+}
+
+// brief shortens what a client sent for an answer.
+func brief(s string) string {
+	const limit = 64
+	if len(s) > limit {
+		return s[:limit] + "…"
+	}
+	return s
+}

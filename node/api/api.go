@@ -1,0 +1,85 @@
+package api
+
+import (
+	"log/slog"
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+
+	"footfall/messages"
+	"footfall/messages/footfallv1"
+)
+
+// Options is what the API of a node is made of.
+type Options struct {
+	Identity Identity
+	Limits   Limits
+	Host     Host
+	// Models and DeadLetters may be nil.
+	Models      Models
+	DeadLetters DeadLetters
+	Rates       *Rates
+	// Ready tells whether the node can do its work, State where in its life it is: joining,
+	// active or draining.
+	Ready func() Readiness
+	State func() string
+
+	Metrics  *Metrics
+	Gatherer prometheus.Gatherer
+	Logger   *slog.Logger
+}
+
+// API is both doors of a node. It serves nothing by itself: give GRPC and HTTP a listener.
+type API struct {
+	GRPC *grpc.Server
+	HTTP *http.Server
+
+	health *health.Server
+}
+
+// New makes the API.
+func New(o Options) (*API, error) {
+	c := &chain{metrics: o.Metrics, logger: o.Logger, query: o.Limits.Query}
+	ingest := newIngest(o.Host, o.Identity, o.Limits, o.Metrics)
+	customers := &Customers{
+		host: o.Host, id: o.Identity, models: o.Models,
+		validator: messages.Validator{Shards: o.Identity.Shards, Currency: o.Identity.Currency},
+	}
+	admin := &Admin{host: o.Host, id: o.Identity, models: o.Models, dead: o.DeadLetters, rates: o.Rates, state: o.State}
+
+	gateway, err := newGateway(newInProcess(c, ingest, customers, admin))
+	if err != nil {
+		return nil, err
+	}
+	s := &server{
+		id: o.Identity, limits: o.Limits, chain: c, ingest: ingest, logger: o.Logger,
+		ready: o.Ready, gatherer: o.Gatherer, gateway: gateway,
+	}
+	handler, err := s.handler()
+	if err != nil {
+		return nil, err
+	}
+	a := &API{health: health.NewServer(), HTTP: newHTTP(handler, o.Logger)}
+	a.GRPC = newGRPC(c, o.Limits, a.health, ingest, customers, admin)
+	a.SetReady(false)
+	return a, nil
+}
+
+// SetReady tells the clients of gRPC's health service.
+func (a *API) SetReady(ready bool) {
+	s := healthpb.HealthCheckResponse_NOT_SERVING
+	if ready {
+		s = healthpb.HealthCheckResponse_SERVING
+	}
+	for _, name := range []string{
+		"",
+		footfallv1.IngestService_ServiceDesc.ServiceName,
+		footfallv1.CustomerService_ServiceDesc.ServiceName,
+		footfallv1.AdminService_ServiceDesc.ServiceName,
+	} {
+		a.health.SetServingStatus(name, s)
+	}
+}

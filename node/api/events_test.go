@@ -1,0 +1,268 @@
+package api
+
+import (
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"pgregory.net/rapid"
+
+	"footfall/actors"
+	"footfall/messages"
+	"footfall/messages/footfallv1"
+)
+
+// visit is an event as JSON.
+func visit(event, customer string) string {
+	return fmt.Sprintf(`{"event_id":%q,"customer_id":%q,"time":"2017-01-01T11:53:26Z","page_view":{"url":"/"}}`, event, customer)
+}
+
+func parsed(t *testing.T, text string) *footfallv1.Event {
+	t.Helper()
+	ev := new(footfallv1.Event)
+	require.NoError(t, protojson.Unmarshal([]byte(text), ev))
+	return ev
+}
+
+func wire(t *testing.T, m proto.Message) string {
+	t.Helper()
+	b, err := proto.Marshal(m)
+	require.NoError(t, err)
+	return string(b)
+}
+
+func zipped(t *testing.T, s string) string {
+	t.Helper()
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	_, err := z.Write([]byte(s))
+	require.NoError(t, err)
+	require.NoError(t, z.Close())
+	return b.String()
+}
+
+func TestEveryFormOfABody(t *testing.T) {
+	one, two := visit("e1", "900"), visit("e2", "901")
+	batch := &footfallv1.EventBatch{Events: []*footfallv1.Event{parsed(t, one), parsed(t, two)}}
+	for _, tt := range []struct {
+		name, contentType, body string
+		accepted                int
+		header                  []string
+	}{
+		{"object", "application/json", one, 1, nil},
+		{"object without a type", "", one, 1, nil},
+		{"array", "application/json; charset=utf-8", "[" + one + ", " + two + "]", 2, nil},
+		{"NDJSON", "application/x-ndjson", one + "\n\n" + two + "\n", 2, nil},
+		{"NDJSON called JSON", "application/json", one + "\n" + two, 2, nil},
+		{"batch", "application/json", `{"events":[` + one + "," + two + `]}`, 2, nil},
+		{"protobuf event", "application/x-protobuf", wire(t, parsed(t, one)), 1, nil},
+		{"protobuf batch", "application/x-protobuf", wire(t, batch), 2, nil},
+		{"gzip", "application/json", zipped(t, "["+one+","+two+"]"), 2, []string{"Content-Encoding", "gzip"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := &scripted{}
+			s := serve(t, h)
+			r := s.do(t, http.MethodPost, "/v1/events", tt.contentType, strings.NewReader(tt.body), tt.header...)
+			require.Equal(t, http.StatusOK, r.code, r.body)
+			require.JSONEq(t, fmt.Sprintf(`{"accepted":%d,"rejected":[]}`, tt.accepted), r.body)
+			got := h.appended[messages.ShardOf("900", shardsOfTest)]
+			require.NotEmpty(t, got)
+			require.True(t, proto.Equal(parsed(t, one), got[0]))
+		})
+	}
+}
+
+func TestEachFaultNamesItsElement(t *testing.T) {
+	h := &scripted{}
+	s := serve(t, h)
+	body := strings.Join([]string{
+		visit("e0", "900"),
+		`{"event_id":"e1","customer_id":"900","time":"yesterday","page_view":{}}`,
+		`{"event_id":"e2","customer_id":"a/b","time":"2017-01-01T11:53:26Z","page_view":{}}`,
+		`{"event_id":"e3","customer_id":"900","time":"2017-01-01T11:53:26Z"}`,
+		`{"event_id":"e4","customer_id":"900","time":"2017-01-01T11:53:26Z","purchase":{"currency":"EUR","lines":[{"amount":"1"}]}}`,
+		`{"event_id":"e5","customer_id":"900","time":"2017-01-01T11:53:26Z","purchase":{"lines":[{"amount":"0.50"},{"amount":"1.23456"}]}}`,
+		`{"event_id":"e6","customer_id":"900","time":"2150-01-01T11:53:26Z","page_view":{}}`,
+		`{"event_id":"e7","customer_id":"900","tmie":"2017-01-01T11:53:26Z","page_view":{}}`,
+		`17`,
+		`{"event_id":}`,
+		visit("e10", "901"),
+	}, ",\n")
+	r := s.post(t, "/v1/events", "["+body+"]")
+	require.Equal(t, http.StatusOK, r.code)
+	golden(t, "faults.json", indent(t, []byte(r.body)))
+
+	// Who waits for one of them is told, where its names are an event's.
+	require.Contains(t, h.rejected, "900 e1")
+	require.Contains(t, h.rejected, "900 e6")
+	require.NotContains(t, h.rejected, "a/b e2")
+
+	require.Equal(t, map[string]float64{
+		"customer_id": 1, "event_id": 0, "kind": 1, "other": 1, "producer": 0, "sequence": 0, "time": 2, "unreadable": 2,
+		"purchase": 2, "refund": 0, "page_view": 0, "cart_add": 0, "cart_remove": 0, "campaign_received": 0,
+		"coupon_redeemed": 0, "profile": 0, "identify": 0, "erase": 0,
+	}, s.series(t, "footfall_events_rejected_total"))
+}
+
+func TestBodiesThatAreRefused(t *testing.T) {
+	large := "[" + strings.Repeat(" ", 1<<20) + "]"
+	full := errors.New("no space left on device")
+	for _, tt := range []struct {
+		name, contentType, body string
+		code                    int
+		word, field, message    string
+		header                  []string
+	}{
+		{"nothing", "application/json", "", 400, "invalid_argument", "body", "holds no event", nil},
+		{"no event", "application/json", "[]", 400, "invalid_argument", "body", "holds no event", nil},
+		{"no event as protobuf", "application/x-protobuf", "", 400, "invalid_argument", "body", "holds no event", nil},
+		{"not JSON", "application/json", "hello", 400, "invalid_argument", "body", "line 1, byte 0", nil},
+		{"truncated", "application/json", "[" + visit("e", "1"), 400, "invalid_argument", "body", "truncated", nil},
+		{"all rejected", "application/json", "[{},{}]", 400, "invalid_argument", "event_id", "none of 2 events was accepted; the first: event_id: is required", nil},
+		{"one rejected", "application/json", "{}", 400, "invalid_argument", "event_id", "event_id: is required", nil},
+		{"not protobuf", "application/x-protobuf", "\xff\xff\xff", 400, "invalid_argument", "body", "no protobuf", nil},
+		{"a broken event", "application/x-protobuf", "\x0a\x02\x0a\x7f", 400, "invalid_argument", "", "no protobuf of an event", nil},
+		{"too large", "application/json", large, 413, "too_large", "", "more than 1048576 bytes", nil},
+		{"too large, length unknown", "application/json", large, 413, "too_large", "", "more than 1048576 bytes", []string{"chunked", ""}},
+		{"too large unpacked", "application/json", zipped(t, large), 413, "too_large", "", "more than 1048576 bytes", []string{"Content-Encoding", "gzip"}},
+		{"not gzip", "application/json", "{}", 400, "invalid_argument", "body", "is not gzip", []string{"Content-Encoding", "gzip"}},
+		{"truncated gzip", "application/json", zipped(t, visit("e", "1"))[:40], 400, "invalid_argument", "body", "unexpected EOF", []string{"Content-Encoding", "gzip"}},
+		{"brotli", "application/json", "{}", 415, "unsupported_media_type", "", "gzip", []string{"Content-Encoding", "br"}},
+		{"a form", "application/x-www-form-urlencoded", visit("e", "1"), 415, "unsupported_media_type", "", "application/json", nil},
+		{"Latin 1", "application/json; charset=latin1", visit("e", "1"), 415, "unsupported_media_type", "", "utf-8", nil},
+		{"no media type", ";", visit("e", "1"), 415, "unsupported_media_type", "", "cannot be read", nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := &scripted{appendErr: func(int) error { return full }}
+			s := serve(t, h)
+			var body interface {
+				Read([]byte) (int, error)
+			} = strings.NewReader(tt.body)
+			if len(tt.header) > 0 && tt.header[0] == "chunked" {
+				body, tt.header = struct{ *bytes.Buffer }{bytes.NewBufferString(tt.body)}, nil
+			}
+			r := s.do(t, http.MethodPost, "/v1/events", tt.contentType, body, tt.header...)
+			require.Equal(t, tt.code, r.code, r.body)
+			e := r.err(t)
+			require.Equal(t, tt.word, e.Code)
+			require.Equal(t, tt.field, e.Field)
+			require.Contains(t, e.Message, tt.message)
+			require.Empty(t, h.appended)
+		})
+	}
+	r := serve(t, &scripted{}).get(t, "/v1/events")
+	require.Equal(t, http.StatusMethodNotAllowed, r.code)
+	require.Equal(t, "method_not_allowed", r.err(t).Code)
+}
+
+func TestWhatTheLogRefuses(t *testing.T) {
+	// Customers of every shard.
+	var events []string
+	for i := range 20 {
+		events = append(events, visit(fmt.Sprint("e", i), fmt.Sprint(i)))
+	}
+	body := "[" + strings.Join(events, ",") + "]"
+	closed := &messages.UnavailableError{What: "log", Reason: "the disk is full"}
+	for _, tt := range []struct {
+		name    string
+		err     func(int) error
+		code    int
+		message string
+	}{
+		{"full disk", func(int) error { return closed }, 503, "the disk is full"},
+		{"one shard fails", func(shard int) error {
+			if shard == 2 {
+				return closed
+			}
+			return nil
+		}, 503, "1 of 4 shards could not take their events (send all again"},
+		{"not active", func(int) error { return &actors.NotActiveError{Shard: 1, State: actors.Failed} }, 503, "shard 1 is failed"},
+		{"a bug", func(int) error { return errors.New("surprise") }, 500, "surprise"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := serve(t, &scripted{appendErr: tt.err}).post(t, "/v1/events", body)
+			require.Equal(t, tt.code, r.code, r.body)
+			require.Contains(t, r.err(t).Message, tt.message)
+			if tt.code == 503 {
+				require.Equal(t, "1", r.header.Get("Retry-After"))
+			}
+		})
+	}
+}
+
+func TestTooMuchAtOnceIsTurnedAway(t *testing.T) {
+	entered, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	h := &scripted{appendErr: func(int) error {
+		once.Do(func() { close(entered) })
+		<-release
+		return nil
+	}}
+	body := "[" + visit("e", "1") + strings.Repeat(" ", 1000) + "]"
+	s := serve(t, h, func(o *Options) { o.Limits.Ingest = 1500 })
+	first := make(chan reply, 1)
+	go func() { first <- s.post(t, "/v1/events", body) }()
+	<-entered
+	r := s.post(t, "/v1/events", body)
+	require.Equal(t, http.StatusTooManyRequests, r.code, r.body)
+	require.Equal(t, "1", r.header.Get("Retry-After"))
+	require.Equal(t, "resource_exhausted", r.err(t).Code)
+	close(release)
+	require.Equal(t, http.StatusOK, (<-first).code)
+	require.Equal(t, http.StatusOK, s.post(t, "/v1/events", body).code, "what was held is given back")
+}
+
+func TestGateHoldsItsLimit(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		g := gate{limit: rapid.Int64Range(0, 100).Draw(t, "limit")}
+		var held []int64
+		var sum int64
+		for _, n := range rapid.SliceOf(rapid.Int64Range(0, 60)).Draw(t, "sizes") {
+			if err := g.enter(n); (err == nil) != (sum+n <= g.limit) {
+				t.Fatalf("%d on top of %d of %d: %v", n, sum, g.limit, err)
+			} else if err == nil {
+				held, sum = append(held, n), sum+n
+			}
+			if len(held) > 0 && rapid.Bool().Draw(t, "leave") {
+				g.leave(held[0])
+				held, sum = held[1:], sum-held[0]
+			}
+		}
+		if g.used.Load() != sum {
+			t.Fatalf("used %d, held %d", g.used.Load(), sum)
+		}
+	})
+}
+
+// What comes of any body is an answer, and what it counts as accepted is in the log.
+func FuzzBody(f *testing.F) {
+	for i, contentType := range []string{typeJSON, typeNDJSON, typeProtobuf} {
+		f.Add(contentType, []byte(visit("e", "1")))
+		f.Add(contentType, []byte("["+visit("e", "1")+",{}]"))
+		f.Add(contentType, []byte{0x0a, byte(i), 0x0a})
+	}
+	f.Fuzz(func(t *testing.T, contentType string, body []byte) {
+		decode, err := decoderFor(contentType)
+		if err != nil {
+			return
+		}
+		items, err := decode(body)
+		if err != nil {
+			return
+		}
+		for _, it := range items {
+			require.True(t, (it.event == nil) != (it.fault == nil))
+			if it.fault != nil {
+				require.NotEmpty(t, it.fault.Reason)
+			}
+		}
+	})
+}

@@ -1,0 +1,68 @@
+package api
+
+import (
+	"context"
+	"time"
+
+	"footfall/actors"
+	"footfall/behavior"
+	"footfall/messages"
+	"footfall/messages/footfallv1"
+)
+
+// Host is what the services need of the shards: *actors.Host is one.
+type Host interface {
+	Append(ctx context.Context, shard int, events []*footfallv1.Event) error
+	CheckTime(shard int, timeMS int64) *messages.Fault
+	NoteRejected(customerID, eventID string, f messages.Fault)
+
+	Ask(ctx context.Context, customerID string) (*actors.Answer, error)
+	AskMany(ctx context.Context, ids []string) ([]*actors.Answer, error)
+	WaitFor(ctx context.Context, customerID, eventID string) error
+	History(ctx context.Context, customerID string, limit int, each func(actors.HistoryEntry) error) (truncated bool, err error)
+
+	Tick(ctx context.Context, date string) (appended bool, err error)
+	SetClock(ctx context.Context, mode footfallv1.ClockMode) error
+	Clock() footfallv1.ClockMode
+	WaitIdle(ctx context.Context, scored bool) error
+	Status() []actors.Status
+	Verify(ctx context.Context, shard int) (*actors.Verified, error)
+}
+
+// DeadLetters lists what could not be folded, the newest first.
+type DeadLetters interface {
+	DeadLetters(ctx context.Context, limit int) ([]*footfallv1.DeadLetter, error)
+}
+
+// Models tells of the models that a node runs. A node without any has none.
+type Models interface {
+	// List returns the models in order of name.
+	List() []*footfallv1.Model
+	// Segment names the segment that a version's score stands for; empty where it is none.
+	Segment(model, version string, value float32) string
+	// Devices are where they run: "CPU:0".
+	Devices() []string
+}
+
+// Identity is what the answers of a node say of it.
+type Identity struct {
+	Name     string
+	Version  string
+	Roles    []string
+	Shards   int
+	Currency string
+	Calendar *behavior.Calendar
+	Started  time.Time
+	// HTTPAddress and GRPCAddress are where it listens.
+	HTTPAddress, GRPCAddress string
+}
+
+// Limits bound what one client can ask for.
+type Limits struct {
+	// Message is the largest request in bytes.
+	Message int64
+	// Ingest bounds the bytes of events being taken in by all calls together.
+	Ingest int64
+	// Query ends a call that has no deadline of its own.
+	Query time.Duration
+}

@@ -1,0 +1,316 @@
+package api
+
+import (
+	"context"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"html/template"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"github.com/grpc-ecosystem/grpc-gateway/v2/utilities"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"footfall/messages"
+	"footfall/messages/footfallv1"
+)
+
+// newGateway makes the REST calls that are generated from the services.
+func newGateway(conn *inProcess) (*runtime.ServeMux, error) {
+	mux := runtime.NewServeMux(
+		runtime.WithMarshalerOption(runtime.MIMEWildcard, Marshaler{}),
+		runtime.WithErrorHandler(func(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, err error) {
+			writeError(w, statusOf(err))
+		}),
+		runtime.WithRoutingErrorHandler(func(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, code int) {
+			writeRoutingError(w, r, code)
+		}),
+		runtime.SetQueryParameterParser(queryParser{}),
+		runtime.WithDisableHTTPMethodOverride(),
+		runtime.WithDisablePathLengthFallback(),
+		// Nothing of a request's headers is of use to the services but the deadline, which the
+		// gateway reads itself.
+		runtime.WithIncomingHeaderMatcher(func(string) (string, bool) { return "", false }),
+		runtime.WithOutgoingHeaderMatcher(func(string) (string, bool) { return "", false }),
+	)
+	err := errors.Join(
+		footfallv1.RegisterCustomerServiceHandlerClient(context.Background(), mux, footfallv1.NewCustomerServiceClient(conn)),
+		footfallv1.RegisterAdminServiceHandlerClient(context.Background(), mux, footfallv1.NewAdminServiceClient(conn)),
+	)
+	return mux, err
+}
+
+func writeRoutingError(w http.ResponseWriter, r *http.Request, code int) {
+	switch code {
+	case http.StatusMethodNotAllowed:
+		fail(w, code, "method_not_allowed", r.Method+" is not what "+r.URL.Path+" takes")
+	case http.StatusBadRequest:
+		fail(w, code, "invalid_argument", "the path cannot be read")
+	default:
+		fail(w, http.StatusNotFound, "not_found", "there is nothing at "+r.URL.Path+": /openapi.json lists all calls")
+	}
+}
+
+// queryParser reads query parameters strictly: what a call does not know is a fault, not
+// ignored, and each fault names its parameter.
+type queryParser struct{ runtime.DefaultQueryParser }
+
+// Parse implements runtime.QueryParameterParser.
+func (p queryParser) Parse(msg proto.Message, values url.Values, filter *utilities.DoubleArray) error {
+	fields := msg.ProtoReflect().Descriptor().Fields()
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		fd := fields.ByName(protoreflect.Name(name))
+		if fd == nil {
+			fd = fields.ByJSONName(name)
+		}
+		switch {
+		case fd == nil || filter.HasCommonPrefix([]string{string(fd.Name())}):
+			return &messages.Fault{Field: name, Reason: "no such parameter" + parameters(fields, filter)}
+		case len(values[name]) > 1 && !fd.IsList():
+			return &messages.Fault{Field: name, Reason: "is given twice"}
+		}
+		one := url.Values{name: values[name]}
+		if err := p.DefaultQueryParser.Parse(msg, one, filter); err != nil {
+			return &messages.Fault{Field: name, Reason: "must be " + kindInWords(fd) + ", not \"" + brief(values[name][0]) + "\""}
+		}
+	}
+	return nil
+}
+
+func parameters(fields protoreflect.FieldDescriptors, filter *utilities.DoubleArray) string {
+	var names []string
+	for i := range fields.Len() {
+		if name := string(fields.Get(i).Name()); !filter.HasCommonPrefix([]string{name}) {
+			names = append(names, name)
+		}
+	}
+	if len(names) == 0 {
+		return ": the call takes none"
+	}
+	return ": the call takes " + strings.Join(names, ", ")
+}
+
+func kindInWords(fd protoreflect.FieldDescriptor) string {
+	switch {
+	case fd.Kind() == protoreflect.MessageKind && fd.Message().FullName() == timeName:
+		return `a time such as "2017-01-01T11:53:26Z"`
+	case fd.Kind() == protoreflect.Uint32Kind || fd.Kind() == protoreflect.Uint64Kind:
+		return "a whole number, 0 or more"
+	default:
+		return "a " + fd.Kind().String()
+	}
+}
+
+// Server is what the HTTP side of a node is made of.
+type server struct {
+	id     Identity
+	limits Limits
+	chain  *chain
+	ingest *Ingest
+	logger *slog.Logger
+	// ready tells why the node is not ready; nothing where it is.
+	ready    func() Readiness
+	gatherer prometheus.Gatherer
+	gateway  http.Handler
+}
+
+// Readiness is the answer of /readyz.
+type Readiness struct {
+	Ready bool `json:"ready"`
+	// Reasons say what is missing, where something is.
+	Reasons []string `json:"reasons"`
+	// Notes are what an operator should know although the node is ready.
+	Notes []string `json:"notes,omitempty"`
+}
+
+// handler returns all that the HTTP port serves.
+func (s *server) handler() (http.Handler, error) {
+	spec, err := openAPI(s.id.Version)
+	if err != nil {
+		return nil, err
+	}
+	page := template.Must(template.New("index").Parse(indexHTML))
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusOK, map[string]bool{"alive": true})
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		r, code := s.ready(), http.StatusOK
+		if r.Reasons == nil {
+			r.Reasons = []string{}
+		}
+		if !r.Ready {
+			code = http.StatusServiceUnavailable
+			setRetryAfter(w, retryAfter)
+		}
+		writeJSON(w, code, r)
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.gatherer, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(s.logger.Handler(), slog.LevelError)}))
+	mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", typeJSON)
+		_, _ = w.Write(spec) // the client may be gone
+	})
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+		if err := page.Execute(w, s.id); err != nil {
+			s.logger.Debug("index page not written", "error", err)
+		}
+	})
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		code := http.StatusNotFound
+		if slices.Contains([]string{"/", "/healthz", "/readyz", "/metrics", "/openapi.json"}, r.URL.Path) {
+			code = http.StatusMethodNotAllowed
+		}
+		writeRoutingError(w, r, code)
+	})
+
+	events := s.ingest.serveEvents(s.chain, s.limits.Message)
+	route := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/v1/events" && r.Method == http.MethodPost:
+			events(w, r)
+		case r.URL.Path == "/v1/events":
+			writeRoutingError(w, r, http.StatusMethodNotAllowed)
+		// Not through the mux above: it would tidy up paths, and a customer's ID may look untidy.
+		case strings.HasPrefix(r.URL.Path, "/v1/"):
+			s.serveREST(w, r)
+		default:
+			mux.ServeHTTP(w, r)
+		}
+	})
+
+	// A page in a browser must not write through its user's access to this machine.
+	sameOrigin := http.NewCrossOriginProtection()
+	sameOrigin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fail(w, http.StatusForbidden, "permission_denied", "a page of another origin must not write")
+	}))
+	return s.guard(sameOrigin.Handler(route)), nil
+}
+
+// serveREST serves what is generated.
+func (s *server) serveREST(w http.ResponseWriter, r *http.Request) {
+	// The gateway sees paths decoded, so an encoded slash would look like two parts of one.
+	if escaped := strings.ToLower(r.URL.EscapedPath()); strings.HasPrefix(escaped, "/v1/customers/") && strings.Contains(escaped, "%2f") {
+		writeError(w, statusOf(&messages.Fault{Field: "customer_id", Reason: `must not contain "/"`}))
+		return
+	}
+	if r.Method == http.MethodHead {
+		r = r.Clone(r.Context())
+		r.Method = http.MethodGet // net/http drops the body
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, s.limits.Message)
+	s.gateway.ServeHTTP(w, r)
+}
+
+// guard keeps a panic from ending the connection without an answer.
+func (s *server) guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		err := s.chain.guard(r.Method+" "+r.URL.Path, func() error {
+			next.ServeHTTP(w, r)
+			return nil
+		})
+		if err != nil {
+			writeError(w, status.Convert(err))
+		}
+	})
+}
+
+// newHTTP makes the server.
+func newHTTP(h http.Handler, logger *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       2 * time.Minute,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+	}
+}
+
+//go:embed index.html
+var indexHTML string
+
+// openAPI is the generated description of the REST calls, as they really are: numbers are
+// numbers, enums words, errors ours, and POST /v1/events is there.
+func openAPI(version string) ([]byte, error) {
+	var doc map[string]any
+	if err := json.Unmarshal(messages.OpenAPI, &doc); err != nil {
+		return nil, fmt.Errorf("openapi.swagger.json: %w", err)
+	}
+	patch(doc)
+	doc["info"] = map[string]any{
+		"title":       "Footfall",
+		"version":     version,
+		"description": "A living picture of every customer. The same calls by gRPC: package footfall.v1.",
+	}
+	doc["tags"] = []any{}
+	paths, ok1 := doc["paths"].(map[string]any)
+	definitions, ok2 := doc["definitions"].(map[string]any)
+	if !ok1 || !ok2 {
+		return nil, errors.New("openapi.swagger.json: no paths or definitions")
+	}
+	delete(definitions, "rpcStatus")
+	delete(definitions, "protobufAny")
+	var more struct{ Paths, Definitions map[string]any }
+	if err := json.Unmarshal(openAPIEvents, &more); err != nil {
+		return nil, fmt.Errorf("openapi-events.json: %w", err)
+	}
+	for path, item := range more.Paths {
+		paths[path] = item
+	}
+	for name, definition := range more.Definitions {
+		definitions[name] = definition
+	}
+	return json.MarshalIndent(doc, "", "  ")
+}
+
+//go:embed openapi-events.json
+var openAPIEvents []byte
+
+// patch walks a value of the document.
+func patch(v any) {
+	switch v := v.(type) {
+	case []any:
+		for _, item := range v {
+			patch(item)
+		}
+	case map[string]any:
+		if format, _ := v["format"].(string); v["type"] == "string" && (format == "int64" || format == "uint64") {
+			v["type"] = "integer"
+		}
+		if v["$ref"] == "#/definitions/rpcStatus" {
+			v["$ref"] = "#/definitions/Error"
+		}
+		if words, ok := v["enum"].([]any); ok {
+			patchEnum(v, words)
+		}
+		for _, item := range v {
+			patch(item)
+		}
+	}
+}
+
+func patchEnum(v map[string]any, words []any) {
+	unspecified, _ := words[0].(string)
+	prefix := strings.TrimSuffix(unspecified, "UNSPECIFIED")
+	small := make([]any, 0, len(words))
+	for _, word := range words[1:] {
+		s, _ := word.(string)
+		small = append(small, strings.ToLower(strings.TrimPrefix(s, prefix)))
+	}
+	v["enum"] = small
+	delete(v, "default")
+}

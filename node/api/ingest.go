@@ -1,0 +1,168 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"footfall/actors"
+	"footfall/messages"
+	"footfall/messages/footfallv1"
+)
+
+// Ingest takes events in: it validates each, appends the good ones to the logs of their
+// shards, and says of each other what is wrong with it.
+//
+// Invariants:
+//  1. What it counts as accepted is durable.
+//  2. accepted + rejected = the events of the request, or the call fails as a whole; then
+//     some may be in the log, and sending all again changes nothing: they are duplicates.
+//  3. The bytes of events in its hands are bounded.
+type Ingest struct {
+	footfallv1.UnimplementedIngestServiceServer
+
+	host      Host
+	validator messages.Validator
+	metrics   *Metrics
+	gate      gate
+}
+
+func newIngest(host Host, id Identity, limits Limits, m *Metrics) *Ingest {
+	return &Ingest{
+		host:      host,
+		validator: messages.Validator{Shards: id.Shards, Currency: id.Currency},
+		metrics:   m,
+		gate:      gate{limit: limits.Ingest},
+	}
+}
+
+// item is an event of a request, or why there is none. Of a faulty one the names may be
+// known nevertheless.
+type item struct {
+	event               *footfallv1.Event
+	fault               *messages.Fault
+	eventID, customerID string
+}
+
+// Publish implements the gRPC service.
+func (g *Ingest) Publish(ctx context.Context, batch *footfallv1.EventBatch) (*footfallv1.PublishResponse, error) {
+	if n := len(batch.GetEvents()); n == 0 || n > messages.MaxJSONEvents {
+		return nil, &messages.Fault{Field: "events", Reason: fmt.Sprintf("must hold 1 to %d events, not %d", messages.MaxJSONEvents, n)}
+	}
+	size := int64(batch.SizeVT())
+	if err := g.gate.enter(size); err != nil {
+		return nil, err
+	}
+	defer g.gate.leave(size)
+	items := make([]item, len(batch.GetEvents()))
+	for i, ev := range batch.GetEvents() {
+		items[i].event = ev
+	}
+	return g.publish(ctx, items)
+}
+
+// publish takes in the items of one request.
+func (g *Ingest) publish(ctx context.Context, items []item) (*footfallv1.PublishResponse, error) {
+	answer := &footfallv1.PublishResponse{}
+	byShard := make(map[int][]*footfallv1.Event)
+	for i := range items {
+		it := &items[i]
+		if it.fault == nil {
+			it.eventID, it.customerID = it.event.GetEventId(), it.event.GetCustomerId()
+			it.fault = g.validator.Validate(it.event)
+		}
+		shard := messages.ShardOf(it.customerID, g.validator.Shards)
+		if it.fault == nil {
+			it.fault = g.host.CheckTime(shard, it.event.GetTime().AsTime().UnixMilli())
+		}
+		if it.fault != nil {
+			g.reject(answer, i, it)
+			continue
+		}
+		byShard[shard] = append(byShard[shard], it.event)
+		answer.Accepted++
+	}
+	if err := g.append(ctx, byShard); err != nil {
+		return nil, err
+	}
+	return answer, nil
+}
+
+func (g *Ingest) reject(answer *footfallv1.PublishResponse, index int, it *item) {
+	g.metrics.rejected(it.fault)
+	answer.Rejected = append(answer.Rejected, &footfallv1.Rejection{
+		Index:   uint32(index),
+		EventId: clip(it.eventID),
+		Field:   it.fault.Field,
+		Reason:  it.fault.Reason,
+	})
+	// Whoever waits for the event is to hear of it, where its names could be a real event's.
+	probe := footfallv1.Event{EventId: it.eventID, CustomerId: it.customerID}
+	if f := g.validator.Validate(&probe); f.Field != "event_id" && f.Field != "customer_id" {
+		g.host.NoteRejected(it.customerID, it.eventID, *it.fault)
+	}
+}
+
+// clip keeps an answer from being as long as the fault that it tells of, and valid as text.
+func clip(id string) string {
+	return strings.ToValidUTF8(id[:min(len(id), messages.MaxID)], "\ufffd")
+}
+
+// append writes every shard's events to its log, all at the same time.
+func (g *Ingest) append(ctx context.Context, byShard map[int][]*footfallv1.Event) error {
+	if len(byShard) == 1 {
+		for shard, events := range byShard {
+			return g.appendOne(ctx, shard, events)
+		}
+	}
+	var (
+		wg   sync.WaitGroup
+		mu   sync.Mutex
+		errs []error
+	)
+	for shard, events := range byShard {
+		wg.Go(func() {
+			if err := g.appendOne(ctx, shard, events); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, err)
+			}
+		})
+	}
+	wg.Wait()
+	if len(errs) == 0 {
+		return nil
+	}
+	// One cause is enough to know; the same for every retry, not the one that was first.
+	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	if len(errs) == len(byShard) {
+		return errs[0]
+	}
+	return &PartialError{Shards: len(byShard), Failed: len(errs), Err: errs[0]}
+}
+
+func (g *Ingest) appendOne(ctx context.Context, shard int, events []*footfallv1.Event) error {
+	if err := g.host.Append(ctx, shard, events); err != nil {
+		var notActive *actors.NotActiveError
+		if errors.As(err, &notActive) {
+			return err
+		}
+		return fmt.Errorf("the log of shard %d: %w", shard, err)
+	}
+	return nil
+}
+
+// PartialError says that some shards took their events and others could not.
+type PartialError struct {
+	Shards, Failed int
+	Err            error
+}
+
+func (e *PartialError) Error() string {
+	return fmt.Sprintf("%d of %d shards could not take their events (send all again: what is in a log already is recognised): %v", e.Failed, e.Shards, e.Err)
+}
+
+func (e *PartialError) Unwrap() error { return e.Err }
