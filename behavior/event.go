@@ -1,8 +1,15 @@
 package behavior
 
 import (
-	"github.com/cespare/xxhash/v2"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
 
+	"github.com/cespare/xxhash/v2"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"footfall/messages"
 	"footfall/messages/footfallv1"
 )
 
@@ -72,7 +79,82 @@ func EventID(id string) uint64 { return xxhash.Sum64String(id) }
 func Department(name string) uint32 { return uint32(xxhash.Sum64String(name)) }
 
 // Flatten fills into with ev, which the validator of messages has accepted. It does not
-// allocate for purchases. A *messages.Fault says what it could not read.
+// allocate for purchases. A *messages.Fault names what it could not read.
 func Flatten(ev *footfallv1.Event, into *Event) error {
-	panic("not yet")
+	*into = Event{Departments: into.Departments[:0], Attributes: into.Attributes[:0]}
+	if ev.GetTime() == nil {
+		return &messages.Fault{Field: "time", Reason: "is required"}
+	}
+	into.ID = EventID(ev.EventId)
+	into.Time = millis(ev.Time)
+	switch k := ev.Kind.(type) {
+	case *footfallv1.Event_Purchase:
+		into.Kind = Purchase
+		return into.lines(k.Purchase.GetLines())
+	case *footfallv1.Event_Refund:
+		into.Kind = Refund
+		amount, err := messages.ParseMoney(k.Refund.GetAmount())
+		if err != nil {
+			return &messages.Fault{Field: "refund.amount", Reason: err.Error()}
+		}
+		into.Spend = amount
+	case *footfallv1.Event_PageView:
+		into.Kind = PageView
+	case *footfallv1.Event_CartAdd:
+		into.Kind = CartAdd
+	case *footfallv1.Event_CartRemove:
+		into.Kind = CartRemove
+	case *footfallv1.Event_CampaignReceived:
+		into.Kind = CampaignReceived
+		if ends := k.CampaignReceived.GetEnds(); ends != nil {
+			into.Until = millis(ends)
+		}
+	case *footfallv1.Event_CouponRedeemed:
+		into.Kind = CouponRedeemed
+	case *footfallv1.Event_Profile:
+		into.Kind = Profile
+		for key, value := range k.Profile.GetAttributes() {
+			into.Attributes = append(into.Attributes, Attribute{key, value})
+		}
+		slices.SortFunc(into.Attributes, func(a, b Attribute) int { return strings.Compare(a.Key, b.Key) })
+	case *footfallv1.Event_Identify:
+		into.Kind = Identify
+		into.Known = k.Identify.GetKnownAs()
+	case *footfallv1.Event_Erase:
+		into.Kind = Erase
+	default:
+		return &messages.Fault{Field: "kind", Reason: "is required"}
+	}
+	return nil
+}
+
+// lines sums the lines of a purchase.
+func (e *Event) lines(lines []*footfallv1.Line) error {
+	for i, l := range lines {
+		amount, err := messages.ParseMoney(l.GetAmount())
+		if err != nil {
+			return lineFault(i, "amount", err)
+		}
+		e.Spend = addSaturated(e.Spend, amount)
+		if d := l.GetDiscount(); d != "" {
+			discount, err := messages.ParseMoney(d)
+			if err != nil {
+				return lineFault(i, "discount", err)
+			}
+			e.Discount = addSaturated(e.Discount, discount)
+		}
+		e.Items += min(l.GetQuantity(), math.MaxUint32-e.Items)
+		if name := l.GetDepartment(); name != "" {
+			e.Departments = append(e.Departments, Department(name))
+		}
+	}
+	return nil
+}
+
+func lineFault(i int, field string, err error) error {
+	return &messages.Fault{Field: fmt.Sprintf("purchase.lines[%d].%s", i, field), Reason: err.Error()}
+}
+
+func millis(t *timestamppb.Timestamp) int64 {
+	return max(minMillis/1000, min(t.Seconds, maxMillis/1000))*1000 + int64(t.Nanos)/1_000_000
 }
