@@ -2,7 +2,7 @@
 # Prepares everything that a build needs and that is not Go code: .venv with Python's packages, and the TensorFlow C library
 # out of its wheel, laid out so that the linker finds it. Nothing is written outside the checkout but what apt installs.
 #
-# .venv/ready holds the key of what was installed: the lock's digest, the interpreter, the place. It is written last, so a
+# .venv/ready holds the key of what was installed: the lock's digest and the place. It is written last, so a
 # set-up that was interrupted, moved or made from other requirements has no valid key and is made anew.
 #
 # TENSORFLOW=cpu|gpu chooses the wheel, PYTHON the interpreter.
@@ -25,20 +25,23 @@ platform="$(uname -s) $(uname -m)"
 
 have go || die "Go is missing: install Go $(sed -n 's/^go //p' go.mod) or newer and put it on PATH"
 # Inside the module, go itself checks its version against go.mod and, where it may, fetches the one needed.
-go list -m >/dev/null 2>&1 ||
-	die "Go $(sed -n 's/^go //p' go.mod) or newer is needed, and this is $(cd / && GOTOOLCHAIN=local go env GOVERSION): install a newer one"
+problem=$(go list -m 2>&1) ||
+	die "this Go cannot build the module (${problem%%$'\n'*}): install Go $(sed -n 's/^go //p' go.mod) or newer"
 
 cc=$(go env CC)
 have "${cc%% *}" || apt_install gcc libc6-dev || true
 have "${cc%% *}" ||
 	die "a C compiler is missing ($cc): install one (Debian, Ubuntu: apt-get install gcc libc6-dev), or set CC"
 
-python=$(scripts/python.sh)
-
 # --- Python and its packages ----------------------------------------------------------------------------------------------
 
-key=$(printf '%s %s %s' "$(sha256sum <"$lock")" "$("$python" -VV | tr '\n' ' ')" "$root" | sha256sum | cut -d' ' -f1)
-ready() { [ "$(cat .venv/ready 2>/dev/null)" = "$key" ]; }
+key=$(printf '%s %s' "$(sha256sum <"$lock")" "$root" | sha256sum | cut -d' ' -f1)
+
+# ready: made from this lock, in this place, by a Python that is still there, and by the one asked for if one is.
+ready() {
+	[ "$(cat .venv/ready 2>/dev/null)" = "$key" ] && [ -x .venv/bin/python ] &&
+		{ [ -z "${PYTHON:-}" ] || [ "$("$PYTHON" -V)" = "$(.venv/bin/python -V)" ]; }
+}
 
 ready && exit 0
 
@@ -47,6 +50,8 @@ mkdir -p .tools
 exec 9>.tools/setup.lock
 flock 9
 ready && exit 0
+
+python=$(scripts/python.sh)
 
 need_gb=3
 [ "$lock" = requirements.txt ] || need_gb=12
