@@ -28,6 +28,8 @@ type history struct {
 	ids         []uint64
 	departments int
 	money       int64
+	// pace scales the steps forward.
+	pace int64
 }
 
 func drawHistory(t *rapid.T) *history {
@@ -35,6 +37,7 @@ func drawHistory(t *rapid.T) *history {
 		now:         rapid.Int64Range(0, 4_000_000_000_000).Draw(t, "start"),
 		departments: rapid.SampledFrom([]int{1, 5, 60, 70, 300, 900}).Draw(t, "departments"),
 		money:       rapid.SampledFrom([]int64{3, 500_000, 1e13}).Draw(t, "money"),
+		pace:        rapid.SampledFrom([]int64{1, 6, 30}).Draw(t, "pace"),
 	}
 }
 
@@ -46,9 +49,12 @@ func (g *history) draw(t *rapid.T) Event {
 	if kind == Erase && rapid.IntRange(0, 4).Draw(t, "spared") > 0 {
 		kind = Purchase
 	}
-	// The steps forward: within a day, a few days, months.
-	step := rapid.SampledFrom([]int64{1, 5, 20, 40, 40, 90, 24 * 80, 24 * 200}).Draw(t, "step")
-	g.now += rapid.Int64Range(0, step*hour).Draw(t, "forward")
+	// The steps forward: minutes to days, some of months.
+	step := g.pace * rapid.SampledFrom([]int64{0, 4, 8, 30, 30, 30, 30, 60}).Draw(t, "step")
+	if rapid.IntRange(0, 30).Draw(t, "long") == 0 {
+		step *= 100
+	}
+	g.now += rapid.Int64Range(step*hour/2, step*hour).Draw(t, "forward")
 	at := g.now
 	if rapid.IntRange(0, 3).Draw(t, "late") == 0 {
 		at -= rapid.Int64Range(0, rapid.SampledFrom([]int64{30, 24 * 30, 24 * 90, 24 * 600}).Draw(t, "how late")*hour).Draw(t, "back")
