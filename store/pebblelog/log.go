@@ -105,7 +105,8 @@ func tune(o *Options) *pebble.Options {
 	}
 	p := &pebble.Options{
 		FormatMajorVersion:          pebble.FormatValueSeparation,
-		CacheSize:                   o.CacheBytes,
+		// Pebble takes its write buffers out of the cache: two of them most of the time.
+		CacheSize:                   o.CacheBytes + 2*int64(o.MemTableBytes),
 		MemTableSize:                o.MemTableBytes,
 		MemTableStopWritesThreshold: 4,
 		// Tables hold keys only, so many at level 0 cost little. Pebble must never hold

@@ -99,7 +99,7 @@ func (s *Store) copyBase(ctx context.Context, shard int, generation uint64) (met
 		return nil, s.db.ReadError(what, err)
 	}
 	err = s.copyRows(ctx, it, shard, baseRowPrefix(shard, generation))
-	if cerr := it.Close(); err == nil && cerr != nil {
+	if cerr := it.Close(); err == nil {
 		err = s.db.ReadError(what, cerr)
 	}
 	return meta, err

@@ -84,28 +84,19 @@ func (s *Store) each(ctx context.Context, lower, upper []byte, limit int, do fun
 	if err != nil {
 		return s.db.ReadError(what, err)
 	}
-	var corrupt error
 	for n, ok := 0, it.First(); ok && n < limit; n, ok = n+1, it.Next() {
-		sealed, err := it.ValueAndErr()
-		if err != nil {
-			break // Close returns it too.
+		var sealed []byte
+		if sealed, err = it.ValueAndErr(); err != nil {
+			break
 		}
 		v, fault := unseal(it.Key(), sealed)
 		if fault == "" {
 			fault = do(it.Key(), v)
 		}
 		if fault != "" {
-			corrupt = s.db.Corrupt(fmt.Sprintf("store key %x", it.Key()), fault)
+			err = s.db.Corrupt(fmt.Sprintf("store key %x", it.Key()), fault)
 			break
 		}
 	}
-	err = it.Close()
-	switch {
-	case corrupt != nil:
-		return corrupt
-	case ctx.Err() != nil:
-		return ctx.Err()
-	default:
-		return s.db.ReadError(what, err)
-	}
+	return s.closeIter(ctx, it, what, err)
 }

@@ -101,7 +101,8 @@ func tune(o *Options) *pebble.Options {
 	}
 	p := &pebble.Options{
 		FormatMajorVersion:          pebble.FormatValueSeparation,
-		CacheSize:                   o.CacheBytes,
+		// Pebble takes its write buffers out of the cache: two of them most of the time.
+		CacheSize:                   o.CacheBytes + 2*int64(o.MemTableBytes),
 		MemTableSize:                o.MemTableBytes,
 		MemTableStopWritesThreshold: 4,
 		L0CompactionThreshold:       4,
@@ -116,6 +117,7 @@ func tune(o *Options) *pebble.Options {
 	p.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionFastest })
 	for i := range p.Levels {
 		p.Levels[i].BlockSize = 16 << 10
+		p.Levels[i].IndexBlockSize = 1 << 20 // one level of index
 		p.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 	}
 	p.Experimental.ReadSamplingMultiplier = -1
