@@ -1,0 +1,333 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"footfall/messages"
+	"footfall/messages/footfallv1"
+	"footfall/node/replay"
+)
+
+// maxShown bounds the rejected events that are listed one by one.
+const maxShown = 1_000
+
+func (a *app) publishCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "publish FILE|-",
+		Short: "Publish events from a file or from standard input",
+		Long: `Publish events: protobuf-JSON, one a line (NDJSON), as an array, or as {"events": […]}.
+
+Events of a file that name no producer get the file's digest as one, and their row as sequence:
+publishing the file again changes nothing. Events from standard input are sent as they come; of
+those a customer's last 32 event IDs keep them from being applied twice.
+
+The good events are accepted even where others are rejected; then the exit code is 1.`,
+		Example: `  footfall publish events.ndjson
+  tail -f events.ndjson | footfall publish -`,
+		Args: exactArgs("a file, or - for standard input,"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.dial()
+			if err != nil {
+				return err
+			}
+			in, producer := a.in, ""
+			if args[0] != "-" {
+				f, err := os.Open(args[0])
+				if err != nil {
+					return err
+				}
+				defer f.Close()
+				if producer, err = digest(f); err != nil {
+					return err
+				}
+				in = f
+			}
+			return a.publish(cmd.Context(), c, in, producer)
+		},
+	}
+}
+
+// digest names the content of a file, and rewinds it.
+func digest(f *os.File) (string, error) {
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	_, err := f.Seek(0, io.SeekStart)
+	return "file-" + hex.EncodeToString(h.Sum(nil)[:16]), err
+}
+
+// published is what became of a file.
+type published struct {
+	Accepted uint64     `json:"accepted"`
+	Rejected []rejected `json:"rejected"`
+	// Omitted counts rejected events beyond those that are listed.
+	Omitted int `json:"omitted,omitempty"`
+}
+
+type rejected struct {
+	Line    int    `json:"line"`
+	EventID string `json:"event_id"`
+	Field   string `json:"field"`
+	Reason  string `json:"reason"`
+}
+
+func (p *published) reject(r rejected) {
+	if len(p.Rejected) == maxShown {
+		p.Omitted++
+		return
+	}
+	p.Rejected = append(p.Rejected, r)
+}
+
+func (a *app) publish(ctx context.Context, c *client, in io.Reader, producer string) error {
+	var cluster *footfallv1.Cluster
+	err := replay.Retry(ctx, replay.DefaultPatience, func(ctx context.Context) (err error) {
+		cluster, err = c.GetCluster(ctx, &footfallv1.GetClusterRequest{})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	result := published{Rejected: []rejected{}}
+	var refused []replay.Rejection // by the node, read once the publisher is closed
+	p := replay.NewPublisher(ctx, c, replay.PublisherOptions{
+		Shards:   int(cluster.GetShards()),
+		Rejected: func(r replay.Rejection) { refused = append(refused, r) },
+	})
+	var lineOf []int // by row, of what was added
+	err = func() error {
+		for part, err := range parts(ctx, in, p.Send) {
+			if err != nil {
+				return err
+			}
+			ev, fault := messages.DecodeJSONEvent(part.raw)
+			if fault != nil {
+				id, _ := messages.PeekJSONEvent(part.raw)
+				result.reject(rejected{part.line, id, fault.Field, fault.Reason})
+				continue
+			}
+			lineOf = append(lineOf, part.line)
+			if producer != "" && ev.GetProducer() == "" && ev.GetSequence() == 0 {
+				ev.Producer, ev.Sequence = producer, uint64(len(lineOf))
+			}
+			if err := p.Add(ev); err != nil {
+				return err
+			}
+		}
+		return p.Flush()
+	}()
+	p.Close()
+	for _, r := range refused {
+		result.reject(rejected{lineOf[r.Row-1], r.EventID, r.Field, r.Reason})
+	}
+	result.Accepted = p.Counts().Accepted
+	if err != nil {
+		return fmt.Errorf("%w (%d events are accepted; publish again to go on)", err, result.Accepted)
+	}
+	return a.printPublished(&result)
+}
+
+func (a *app) printPublished(p *published) error {
+	slices.SortStableFunc(p.Rejected, func(a, b rejected) int { return cmp.Compare(a.Line, b.Line) })
+	if a.output == "json" {
+		if err := a.printJSON(p); err != nil {
+			return err
+		}
+	} else {
+		for _, r := range p.Rejected {
+			fault := messages.Fault{Field: r.Field, Reason: r.Reason}
+			fmt.Fprintf(a.out, "line %d", r.Line)
+			if r.EventID != "" {
+				fmt.Fprintf(a.out, " (%s)", r.EventID)
+			}
+			fmt.Fprintf(a.out, ": %s\n", fault.Error())
+		}
+		if p.Omitted > 0 {
+			fmt.Fprintf(a.out, "and %s more\n", count(p.Omitted))
+		}
+		fmt.Fprintf(a.out, "%s accepted, %s rejected\n", count(p.Accepted), count(len(p.Rejected)+p.Omitted))
+	}
+	if len(p.Rejected) > 0 {
+		return errReported
+	}
+	return nil
+}
+
+// part is the JSON of one event, and the line where it begins.
+type part struct {
+	raw  []byte
+	line int
+}
+
+// Bounds of what is read into memory at once.
+const (
+	maxLine = 16 << 20
+	maxBody = 256 << 20
+)
+
+// parts cuts a stream into events. Where the first line is JSON by itself the stream is taken
+// line by line, so it may be of any size; else it is read whole. idle is called where the next
+// line is not there yet. A line that cannot be cut is given as it is: its decoder says why.
+func parts(ctx context.Context, in io.Reader, idle func()) iter.Seq2[part, error] {
+	return func(yield func(part, error) bool) {
+		r := bufio.NewReaderSize(in, 1<<20)
+		first, n, err := firstLine(r)
+		if err != nil {
+			yield(part{}, err)
+			return
+		}
+		if !json.Valid(first) {
+			whole(io.MultiReader(bytes.NewReader(first), r), n, yield)
+			return
+		}
+		for l := range lines(ctx, r, first, n, idle) {
+			if l.err != nil {
+				yield(part{}, l.err)
+				return
+			}
+			raw := bytes.TrimSpace(l.text)
+			if len(raw) == 0 {
+				continue
+			}
+			events, err := messages.SplitJSONEvents(raw)
+			if err != nil {
+				events = [][]byte{raw}
+			}
+			for _, ev := range events {
+				if !yield(part{ev, l.n}, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// whole cuts a body that is one JSON value of several lines, of which the first is line.
+func whole(r io.Reader, line int, yield func(part, error) bool) {
+	body, err := io.ReadAll(io.LimitReader(r, maxBody+1))
+	if err == nil && len(body) > maxBody {
+		err = fmt.Errorf("the events are more than %s in one piece: write one event a line (NDJSON)", size(maxBody))
+	}
+	var events [][]byte
+	if err == nil {
+		events, err = messages.SplitJSONEvents(body)
+		if framing := (*messages.FramingError)(nil); errors.As(err, &framing) {
+			framing.Line += line - 1
+		}
+	}
+	if err != nil {
+		yield(part{}, err)
+		return
+	}
+	rest := body
+	for _, ev := range events {
+		// Between two events stand only space and commas: the next occurrence is the event.
+		i := bytes.Index(rest, ev)
+		line += bytes.Count(rest[:i], []byte{'\n'})
+		if !yield(part{ev, line}, nil) {
+			return
+		}
+		line += bytes.Count(ev, []byte{'\n'})
+		rest = rest[i+len(ev):]
+	}
+}
+
+// firstLine reads up to the first line that is not blank, and counts it.
+func firstLine(r *bufio.Reader) (text []byte, n int, err error) {
+	for {
+		n++
+		text, err = readLine(r)
+		if text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")); len(bytes.TrimSpace(text)) > 0 {
+			return text, n, nil
+		}
+		if err == io.EOF {
+			return nil, n, errors.New("there is no event to publish")
+		}
+		if err != nil {
+			return nil, n, err
+		}
+	}
+}
+
+func readLine(r *bufio.Reader) ([]byte, error) {
+	var line []byte
+	for {
+		piece, err := r.ReadSlice('\n')
+		line = append(line, piece...)
+		if len(line) > maxLine {
+			return nil, fmt.Errorf("a line is longer than %s", size(maxLine))
+		}
+		if err != bufio.ErrBufferFull {
+			return line, err
+		}
+	}
+}
+
+type line struct {
+	text []byte
+	n    int
+	err  error
+}
+
+// lines yields first, which is line n, and all after it. Reading goes on beside, so that what
+// is there can be sent while the next line is waited for.
+func lines(ctx context.Context, r *bufio.Reader, first []byte, n int, idle func()) iter.Seq[line] {
+	return func(yield func(line) bool) {
+		if !yield(line{first, n, nil}) {
+			return
+		}
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		next := make(chan line, 1024)
+		go func() { // ends with the input, or once nobody listens and a line came
+			defer close(next)
+			for n := n + 1; ; n++ {
+				text, err := readLine(r)
+				l := line{text, n, err}
+				if err == io.EOF {
+					l.err = nil
+				}
+				select {
+				case next <- l:
+				case <-ctx.Done():
+					return
+				}
+				if err != nil {
+					return
+				}
+			}
+		}()
+		for {
+			var l line
+			var ok bool
+			select {
+			case l, ok = <-next:
+			default:
+				idle()
+				select {
+				case l, ok = <-next:
+				case <-ctx.Done():
+					l, ok = line{err: context.Cause(ctx)}, true
+				}
+			}
+			if !ok || !yield(l) {
+				return
+			}
+		}
+	}
+}

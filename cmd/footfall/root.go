@@ -1,0 +1,93 @@
+package main
+
+import (
+	"fmt"
+	"runtime"
+
+	"github.com/spf13/cobra"
+)
+
+const (
+	groupRun  = "run"
+	groupFeed = "feed"
+	groupAsk  = "ask"
+	groupKeep = "keep"
+)
+
+// extra holds commands that live in files of their own room: each adds itself at init.
+var extra []func(*app) *cobra.Command
+
+func (a *app) rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "footfall",
+		Short: "A living picture of every customer",
+		Long: `Footfall keeps a living picture of every customer of a retailer: events stream in, every
+customer folds its own into behaviour, models score it, and any node answers.
+
+Start with 'footfall demo': one node, fed with a year of retail.`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Version:       version,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if a.output != "table" && a.output != "json" {
+				return usagef("--output %s: it is table or json", a.output)
+			}
+			a.started = true
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usagef("there is no command %q", args[0])
+			}
+			return nil
+		},
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	node := "127.0.0.1:8081"
+	if v := a.getenv("FOOTFALL_NODE"); v != "" {
+		node = v
+	}
+	flags := root.PersistentFlags()
+	flags.StringVar(&a.node, "node", node, "gRPC address of a node (FOOTFALL_NODE)")
+	flags.StringVarP(&a.output, "output", "o", "table", "how to print: table or json")
+	root.AddGroup(
+		&cobra.Group{ID: groupRun, Title: "Run:"},
+		&cobra.Group{ID: groupFeed, Title: "Feed it:"},
+		&cobra.Group{ID: groupAsk, Title: "Ask it:"},
+		&cobra.Group{ID: groupKeep, Title: "Look after it:"},
+	)
+	root.SetHelpCommandGroupID(groupKeep)
+	root.SetCompletionCommandGroupID(groupKeep)
+
+	add := func(group string, commands ...*cobra.Command) {
+		for _, c := range commands {
+			c.GroupID = group
+			root.AddCommand(c)
+		}
+	}
+	add(groupRun, a.demoCommand(), a.nodeCommand())
+	add(groupFeed, a.replayCommand(), a.publishCommand())
+	add(groupAsk, a.customerCommand(), a.featuresCommand(), a.modelsCommand())
+	add(groupKeep, a.clusterCommand(), a.shardsCommand(), a.deadlettersCommand(), a.verifyCommand(), a.versionCommand())
+	for _, command := range extra {
+		add(groupKeep, command(a))
+	}
+	return root
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "version",
+		Short:   "Print the version",
+		Example: "  footfall version --output json",
+		Args:    exactArgs(),
+		RunE: func(*cobra.Command, []string) error {
+			if a.output == "json" {
+				return a.printJSON(map[string]string{"version": version, "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH})
+			}
+			_, err := fmt.Fprintf(a.out, "footfall %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			return err
+		},
+	}
+}
