@@ -1,6 +1,7 @@
 package datasets
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -19,20 +20,19 @@ func TestPeerStream(t *testing.T) {
 		{PeerStream{N: 2_000_000, C: 100_000}, 0xbb48231b7ea6bdd0, 2_000, 0},
 	} {
 		counts := make([]uint64, c.stream.C)
-		last := map[uint32]map[uint64]bool{}
+		seen := make(map[uint64]struct{}, c.stream.N)
 		duplicates, customers := 0, 0
 		var e PeerEvent
 		for i := range c.stream.N {
 			c.stream.At(i, &e)
-			if last[e.Customer] == nil {
-				last[e.Customer] = map[uint64]bool{}
+			if counts[e.Customer] == 0 {
 				customers++
 			}
-			if last[e.Customer][e.ID] {
+			if _, duplicate := seen[e.ID]; duplicate {
 				duplicates++
 				continue
 			}
-			last[e.Customer][e.ID] = true
+			seen[e.ID] = struct{}{}
 			counts[e.Customer]++
 		}
 		require.Equal(t, c.check, c.stream.Check(func(customer uint32) uint64 { return counts[customer] }))
@@ -66,6 +66,13 @@ func TestPeerEvent(t *testing.T) {
 		p.At(1, &e)
 		messages.ShardOf(e.CustomerID(), 64)
 	}))
+}
+
+func TestPeerID(t *testing.T) {
+	for c := uint32(0); c < 10_000_000; c += 1 + c%97 {
+		e := PeerEvent{id: peerID(c)}
+		require.Equal(t, fmt.Sprintf("C%07d", c), e.CustomerID())
+	}
 }
 
 func BenchmarkPeerStream(b *testing.B) {
