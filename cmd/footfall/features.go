@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -147,8 +148,10 @@ func (a *app) features(ctx context.Context, name string, f *featuresFlags) error
 }
 
 func (a *app) rows(ctx context.Context, src export.Source, data *datasets.Dataset, f *featuresFlags, w io.Writer) (int, error) {
-	out := export.NewCSV(w)
-	if f.format == "parquet" {
+	var out export.Writer
+	if f.format == "csv" {
+		out = export.NewCSV(w)
+	} else {
 		out = export.NewParquet(w,
 			export.Fact{Key: "footfall.source", Value: src.Name},
 			export.Fact{Key: "footfall.digest", Value: src.Digest},
@@ -185,4 +188,24 @@ func (a *app) lifetimes(ctx context.Context, src export.Source, data *datasets.D
 	return len(all), export.WriteSummaries(w, all)
 }
 
-func labelsOf(context.Context, *datasets.Dataset) (export.Labels, error) { return nil, nil }
+// labelsOf reads what happened to the customers after the end of each day.
+func labelsOf(ctx context.Context, data *datasets.Dataset) (export.Labels, error) {
+	labels, err := datasets.NewLabels(ctx, data)
+	if err != nil {
+		return nil, err
+	}
+	cal := behavior.NewCalendar(data.Location)
+	return func(id string, day int32) (purchase7d, churn28d, redeem28d *bool) {
+		l := labels.At(id, time.UnixMilli(cal.LastMilli(day)))
+		if l.Ripe7d {
+			purchase7d = &l.Purchase7d
+		}
+		if l.Ripe28d {
+			churn28d = &l.Churn28d
+			if l.CampaignActive {
+				redeem28d = &l.Redeem28d
+			}
+		}
+		return purchase7d, churn28d, redeem28d
+	}, nil
+}

@@ -6,6 +6,7 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"footfall/behavior"
@@ -54,10 +55,13 @@ func (f *Fold) Apply(ev *footfallv1.Event) error {
 	if err := behavior.Flatten(ev, &f.event); err != nil {
 		return fmt.Errorf("event %d (%s of customer %s): %w", f.rows, ev.GetEventId(), ev.GetCustomerId(), err)
 	}
-	rec, outcome := behavior.Apply(f.records[ev.CustomerId], &f.event, f.cal)
-	if outcome != behavior.Duplicate {
-		f.records[ev.CustomerId] = rec
+	old, known := f.records[ev.CustomerId]
+	rec, _ := behavior.Apply(old, &f.event, f.cal)
+	id := ev.CustomerId
+	if !known {
+		id = strings.Clone(id) // the event's strings may share the memory of many others
 	}
+	f.records[id] = rec
 	return nil
 }
 
