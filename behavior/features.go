@@ -61,54 +61,77 @@ func (r Record) Features(at int64, cal *Calendar, out *Features) {
 	out[Overdue] = min(out[RecencyDays]/max(out[GapEWMA], minGap), maxOverdue)
 }
 
-// windows walks the tiles from the newest to the first that no window holds.
+// windows walks the tiles from the newest to the first that no window holds. The windows lie
+// in each other: the sums of one go on where the narrower one ended.
 func (r Record) windows(today int32, out *Features) {
 	h := r.head()
 	stride, tiles := h.stride(), r.tiles()
-	narrow := stride == tileBase+8
-	var n7, n28, n84 int32
-	var spend28, spend84, discount int64
-	var mask [maxWords]uint64
-	for i := len(tiles) - stride; i >= 0; i -= stride {
-		t := tile(tiles[i : i+stride])
-		stamp := t.stamp()
-		age := today - stamp>>1
-		if uint32(age) >= 84 {
-			if age < 0 {
-				continue
-			}
+	for len(tiles) > 0 && tile(tiles[len(tiles)-stride:]).day() > today {
+		tiles = tiles[:len(tiles)-stride]
+	}
+	var w window
+	tiles = w.add(tiles, stride, today-7)
+	out[VisitDays7] = float64(w.visits)
+	tiles = w.add(tiles, stride, today-28)
+	out[VisitDays28] = float64(w.visits)
+	out[LogSpend28] = logSpend(w.spend)
+	out[Departments28] = float64(w.departments(stride))
+	w.addSums(tiles, stride, today-84)
+	out[VisitDays84] = float64(w.visits)
+	out[LogSpend84] = logSpend(w.spend)
+	out[DiscountShare84] = share(w.discount, w.spend)
+}
+
+// window sums over tiles.
+type window struct {
+	visits          int32
+	spend, discount int64
+	mask            [maxWords]uint64
+}
+
+// add takes in the tiles after a day, from the end, and returns those that are left.
+func (w *window) add(tiles []byte, stride int, after int32) []byte {
+	left := w.addSums(tiles, stride, after)
+	if stride == tileBase+8 { // up to 64 departments: nearly all customers
+		mask := w.mask[0]
+		for t := tiles[len(left):]; len(t) >= tileBase+8; t = t[tileBase+8:] {
+			mask |= tile(t).mask(0)
+		}
+		w.mask[0] = mask
+		return left
+	}
+	for t := tiles[len(left):]; len(t) >= stride; t = t[stride:] {
+		for i := range (stride - tileBase) / 8 {
+			w.mask[i] |= tile(t).mask(i)
+		}
+	}
+	return left
+}
+
+// addSums is add without the departments.
+func (w *window) addSums(tiles []byte, stride int, after int32) []byte {
+	visits, spend, discount := w.visits, w.spend, w.discount
+	from := (after + 1) << 1 // the first stamp
+	for len(tiles) >= stride {
+		t := (*[tileBase]byte)(tiles[len(tiles)-stride:])
+		stamp := tile(t[:]).stamp()
+		if stamp < from {
 			break
 		}
-		shopping := stamp & 1
-		n84 += shopping
-		spend84 += t.spend()
-		discount += t.discount()
-		if age >= 28 {
-			continue
-		}
-		n28 += shopping
-		spend28 += t.spend()
-		if narrow {
-			mask[0] |= t.mask(0)
-		} else {
-			for w := range h.u8(hWords) {
-				mask[w] |= t.mask(w)
-			}
-		}
-		if age < 7 {
-			n7 += shopping
-		}
+		visits += stamp & 1
+		spend += tile(t[:]).spend()
+		discount += tile(t[:]).discount()
+		tiles = tiles[:len(tiles)-stride]
 	}
-	departments := bits.OnesCount64(mask[0])
-	if !narrow {
-		for _, m := range mask[1:] {
-			departments += bits.OnesCount64(m)
-		}
+	w.visits, w.spend, w.discount = visits, spend, discount
+	return tiles
+}
+
+func (w *window) departments(stride int) (n int) {
+	for i := range (stride - tileBase) / 8 {
+		n += bits.OnesCount64(w.mask[i])
 	}
-	out[VisitDays7], out[VisitDays28], out[VisitDays84] = float64(n7), float64(n28), float64(n84)
-	out[LogSpend28], out[LogSpend84] = logSpend(spend28), logSpend(spend84)
-	out[Departments28] = float64(departments)
-	out[DiscountShare84] = share(discount, spend84)
+	return n
 }
 
 // Features32 fills out[:10] with the features.

@@ -322,10 +322,19 @@ func (r Record) bitOf(name uint32) int {
 	h := r.head()
 	at := h.departmentsAt()
 	table := r[at : at+4*h.u16(hDepartments)]
-	for i := 0; i+4 <= len(table); i += 4 {
-		if binary.LittleEndian.Uint32(table[i:]) == name {
-			return i >> 2
+	bit := 0
+	for ; len(table) >= 8; table = table[8:] { // two at a time
+		pair := binary.LittleEndian.Uint64(table)
+		if uint32(pair) == name {
+			return bit
 		}
+		if uint32(pair>>32) == name {
+			return bit + 1
+		}
+		bit += 2
+	}
+	if len(table) >= 4 && binary.LittleEndian.Uint32(table) == name {
+		return bit
 	}
 	return -1
 }

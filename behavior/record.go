@@ -225,7 +225,16 @@ func (r Record) HasEvent(id uint64) bool {
 	if len(r) == 0 {
 		return false
 	}
-	for ring := r[headerSize:r.head().departmentsAt()]; len(ring) >= 8; ring = ring[8:] {
+	ring := r[headerSize:r.head().departmentsAt()]
+	for len(ring) >= 32 { // four at a time
+		four := (*[32]byte)(ring)
+		if binary.LittleEndian.Uint64(four[0:8]) == id || binary.LittleEndian.Uint64(four[8:16]) == id ||
+			binary.LittleEndian.Uint64(four[16:24]) == id || binary.LittleEndian.Uint64(four[24:32]) == id {
+			return true
+		}
+		ring = ring[32:]
+	}
+	for ; len(ring) >= 8; ring = ring[8:] {
 		if binary.LittleEndian.Uint64(ring) == id {
 			return true
 		}
