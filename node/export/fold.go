@@ -126,8 +126,8 @@ func Run(ctx context.Context, src Source, days Days, at func(f *Fold, first, day
 		case f.rows == 0:
 			first, day = d, d
 		case d < day:
-			return nil, fmt.Errorf("event %d (%s) is of %s, but %s has ended: sort the events by time",
-				f.rows+1, ev.GetEventId(), behavior.FormatDate(d), behavior.FormatDate(day-1))
+			return nil, fmt.Errorf("event %d (%s) is of %s, but that day has ended: sort the events by time",
+				f.rows+1, ev.GetEventId(), behavior.FormatDate(d))
 		}
 		for ; day < d; day++ {
 			if err := end(); err != nil {

@@ -131,7 +131,7 @@ func (r *run) all(ctx context.Context) error {
 				return err
 			}
 		case d < day:
-			return fmt.Errorf("event %d (%s) is of %s, but the replay has ended that day: sort the events by time",
+			return fmt.Errorf("event %d (%s) is of %s, but that day has ended: sort the events by time",
 				r.publisher.Rows()+1, ev.GetEventId(), behavior.FormatDate(d))
 		}
 		for ; day < d; day++ {

@@ -196,7 +196,7 @@ func TestRunRefuses(t *testing.T) {
 		want   string
 	}{
 		"nothing":           {want: "the history holds no event to replay"},
-		"a day back":        {events: []*footfallv1.Event{on(2), on(1)}, want: "event 2 (e-1) is of 2017-01-01, but the replay has ended that day: sort the events by time"},
+		"a day back":        {events: []*footfallv1.Event{on(2), on(1)}, want: "event 2 (e-1) is of 2017-01-01, but that day has ended: sort the events by time"},
 		"a history's error": {events: []*footfallv1.Event{on(1)}, err: errors.New("line 2: torn"), want: "line 2: torn"},
 	} {
 		t.Run(name, func(t *testing.T) {
