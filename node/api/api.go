@@ -3,6 +3,7 @@ package api
 import (
 	"log/slog"
 	"net/http"
+	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
@@ -37,12 +38,13 @@ type API struct {
 	GRPC *grpc.Server
 	HTTP *http.Server
 
-	health *health.Server
+	health     *health.Server
+	endStreams func()
 }
 
 // New makes the API.
 func New(o Options) (*API, error) {
-	c := &chain{metrics: o.Metrics, logger: o.Logger, query: o.Limits.Query}
+	c := &chain{metrics: o.Metrics, logger: o.Logger, query: o.Limits.Query, ending: make(chan struct{})}
 	ingest := newIngest(o.Host, o.Identity, o.Limits, o.Metrics)
 	customers := &Customers{
 		host: o.Host, id: o.Identity, models: o.Models,
@@ -62,11 +64,15 @@ func New(o Options) (*API, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &API{health: health.NewServer(), HTTP: newHTTP(handler, o.Logger)}
+	a := &API{health: health.NewServer(), HTTP: newHTTP(handler, o.Logger), endStreams: sync.OnceFunc(func() { close(c.ending) })}
 	a.GRPC = newGRPC(c, o.Limits, a.health, ingest, customers, admin)
 	a.SetReady(false)
 	return a, nil
 }
+
+// EndStreams ends the streams of gRPC, those that watch the node's health too. It is
+// idempotent.
+func (a *API) EndStreams() { a.endStreams() }
 
 // SetReady tells the clients of gRPC's health service.
 func (a *API) SetReady(ready bool) {

@@ -26,6 +26,8 @@ type chain struct {
 	logger  *slog.Logger
 	// query ends a query that has no deadline.
 	query time.Duration
+	// ending is closed when streams are to end: some clients watch a node's health for ever.
+	ending chan struct{}
 }
 
 var queryService = footfallv1.CustomerService_ServiceDesc.ServiceName
@@ -62,8 +64,35 @@ func (c *chain) timeout(method string) time.Duration {
 }
 
 func (c *chain) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	return c.call(info.FullMethod, func() error { return handler(srv, ss) })
+	ctx, cancel := context.WithCancelCause(ss.Context())
+	defer cancel(nil)
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		select {
+		case <-c.ending:
+			cancel(errStopping)
+		case <-ended:
+		}
+	}()
+	return c.call(info.FullMethod, func() error {
+		err := handler(srv, &boundStream{ss, ctx})
+		if err != nil && errors.Is(context.Cause(ctx), errStopping) {
+			return errStopping
+		}
+		return err
+	})
 }
+
+var errStopping = status.Error(codes.Unavailable, "the node is stopping")
+
+// boundStream is a stream that ends with ctx.
+type boundStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s *boundStream) Context() context.Context { return s.ctx }
 
 // call runs a call and answers a status.
 func (c *chain) call(method string, f func() error) error {

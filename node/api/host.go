@@ -29,7 +29,7 @@ type Host interface {
 	Verify(ctx context.Context, shard int) (*actors.Verified, error)
 }
 
-// DeadLetters lists what could not be folded, the newest first.
+// DeadLetters lists what could not be folded, of all shards.
 type DeadLetters interface {
 	DeadLetters(ctx context.Context, limit int) ([]*footfallv1.DeadLetter, error)
 }

@@ -312,5 +312,11 @@ func patchEnum(v map[string]any, words []any) {
 		small = append(small, strings.ToLower(strings.TrimPrefix(s, prefix)))
 	}
 	v["enum"] = small
+	if text, ok := v["description"].(string); ok {
+		for i, word := range words[1:] {
+			text = strings.ReplaceAll(text, fmt.Sprint(word, ":"), fmt.Sprint(small[i], ":"))
+		}
+		v["description"] = strings.TrimSpace(text)
+	}
 	delete(v, "default")
 }

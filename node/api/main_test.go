@@ -252,7 +252,7 @@ func (s *served) post(t *testing.T, path, body string) reply {
 	return s.do(t, http.MethodPost, path, typeJSON, strings.NewReader(body))
 }
 
-// series returns the values of a metric by their first label.
+// series returns the values of a metric by their first label, "" where it has none.
 func (s *served) series(t *testing.T, name string) map[string]float64 {
 	t.Helper()
 	families, err := s.registry.Gather()
@@ -263,7 +263,11 @@ func (s *served) series(t *testing.T, name string) map[string]float64 {
 			continue
 		}
 		for _, m := range f.GetMetric() {
-			out[m.GetLabel()[0].GetValue()] = m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+			label := ""
+			if len(m.GetLabel()) > 0 {
+				label = m.GetLabel()[0].GetValue()
+			}
+			out[label] = m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
 		}
 	}
 	return out

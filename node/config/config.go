@@ -29,6 +29,8 @@ type Config struct {
 	// LogAge and LogSize (of each shard) bound what the log keeps; 0 means without bound.
 	LogAge  time.Duration
 	LogSize int64
+	// DiskReserve is the free space, in bytes, below which nothing more is taken in.
+	DiskReserve int64
 
 	// Clock is the mode of a log that does not name one yet. With the next three it is
 	// what a shard's fold depends on; those are fixed when the data are created.
@@ -81,6 +83,7 @@ func Default() *Config {
 		LogDir:             "./data/log",
 		StoreDir:           "./data/store",
 		LogAge:             35 * 24 * time.Hour,
+		DiskReserve:        512 << 20,
 		Clock:              footfallv1.ClockMode_CLOCK_MODE_WALL,
 		Location:           time.UTC,
 		Currency:           "USD",

@@ -35,6 +35,7 @@ var keys = []Key{
 	{"log.retention.age", "how long events stay in the log; 0: for ever", func(c *Config) value { return &durationValue{p: &c.LogAge, zero: true} }},
 	{"log.retention.size", "how much of each shard's log stays; 0: all", func(c *Config) value { return &bytesValue{p: &c.LogSize, zero: true} }},
 	{"store.url", "where checkpoints are: pebble:DIR", func(c *Config) value { return &dirValue{p: &c.StoreDir, scheme: "pebble"} }},
+	{"disk.reserve", "free space below which nothing more is taken in", func(c *Config) value { return &bytesValue{p: &c.DiskReserve, zero: true} }},
 
 	{"clock", "who ends a day: wall, or driven by a replay", func(c *Config) value { return &clockValue{&c.Clock} }},
 	{"timezone", "the retailer's time zone; fixed at creation", func(c *Config) value { return &zoneValue{&c.Location} }},

@@ -1,0 +1,209 @@
+// Package storage opens the log and the store of a node on one machine and holds them
+// together. Its main type is [Storage], which promises:
+//
+//  1. Log and store belong together: a store that was made with another log, and either that
+//     was made for another fold, is refused when it is opened.
+//  2. [Storage.Retain] never trims what is needed to fold a shard again: it makes a base
+//     snapshot first.
+package storage
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"footfall/actors"
+	"footfall/behavior"
+	"footfall/messages"
+	"footfall/messages/footfallv1"
+	"footfall/store/pebblelog"
+	"footfall/store/pebblestore"
+)
+
+// Storage is a log and its store.
+type Storage struct {
+	Log   *pebblelog.Log
+	Store *Store
+
+	shards int
+}
+
+// Options says what to open.
+type Options struct {
+	LogDir, StoreDir string
+	Identity         messages.Identity
+	// Reserve is the free space of the disk, in bytes, below which writes are refused; 0 is none.
+	Reserve int64
+	Logger  *slog.Logger
+}
+
+// Identity is what the fold of these settings depends on.
+func Identity(shards int, location *time.Location, currency string) messages.Identity {
+	return messages.Identity{
+		FoldVersion: behavior.FoldVersion,
+		Shards:      shards,
+		Timezone:    location.String(),
+		TimezoneSum: behavior.NewCalendar(location).Fingerprint(),
+		Currency:    currency,
+	}
+}
+
+// Open opens both, and creates what is not there.
+func Open(o Options) (_ *Storage, err error) {
+	s := &Storage{shards: o.Identity.Shards}
+	if o.Reserve == 0 {
+		o.Reserve = -1 // as both rooms say it
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}()
+	if s.Log, err = openIn("log.url", o.LogDir, func(dir string) (*pebblelog.Log, error) {
+		return pebblelog.Open(dir, pebblelog.Options{Logger: o.Logger, Reserve: o.Reserve})
+	}); err != nil {
+		return nil, err
+	}
+	store, err := openIn("store.url", o.StoreDir, func(dir string) (*pebblestore.Store, error) {
+		return pebblestore.Open(dir, pebblestore.Options{Logger: o.Logger, Reserve: o.Reserve})
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.Store = &Store{Store: store}
+	for _, check := range []struct {
+		key, dir string
+		do       func() error
+	}{
+		{"log.url", o.LogDir, func() error { return s.Log.CheckIdentity(o.Identity) }},
+		{"store.url", o.StoreDir, func() error { return s.Store.CheckIdentity(o.Identity) }},
+		{"store.url", o.StoreDir, func() error { return s.Store.CheckLog(s.Log.UUID()) }},
+	} {
+		err := check.do()
+		if fixed := (*messages.IdentityError)(nil); errors.As(err, &fixed) && fixed.Field == "log" {
+			return nil, fmt.Errorf("store.url: %s holds checkpoints of another log than %s: use the two that belong together, or empty directories: %w", o.StoreDir, o.LogDir, err)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %s: %w", check.key, check.dir, err)
+		}
+	}
+	// No shard could be taken, so say it now and once.
+	return s, s.Err(context.Background())
+}
+
+// openIn creates a directory and opens what is in it.
+func openIn[T any](key, dir string, open func(string) (T, error)) (opened T, err error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return opened, fmt.Errorf("%s: %w", key, err)
+	}
+	if err := os.MkdirAll(abs, 0o750); err != nil {
+		return opened, fmt.Errorf("%s: the directory cannot be made: %w", key, err)
+	}
+	if opened, err = open(abs); err != nil {
+		return opened, fmt.Errorf("%s: %w", key, err)
+	}
+	return opened, nil
+}
+
+// Close closes both. Nothing may use them any more.
+func (s *Storage) Close() error {
+	var errs []error
+	if s.Store != nil {
+		errs = append(errs, s.Store.Close())
+	}
+	if s.Log != nil {
+		errs = append(errs, s.Log.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Err returns why events or checkpoints are refused now; nil while they are taken.
+func (s *Storage) Err(ctx context.Context) error {
+	// An append of nothing is refused like any other where the disk is nearly full.
+	_, err := s.Log.Append(ctx, 0, nil)
+	return errors.Join(err, s.Store.Err())
+}
+
+// Store is a checkpoint store whose base snapshots the shards can fold from. What reads one
+// must not run beside Retain of the same shard.
+type Store struct{ *pebblestore.Store }
+
+var (
+	_ actors.Log   = (*pebblelog.Log)(nil)
+	_ actors.Store = (*Store)(nil)
+	_ actors.Bases = (*Store)(nil)
+)
+
+// Base implements actors.Bases.
+func (s *Store) Base(ctx context.Context, shard int) (*footfallv1.CheckpointMeta, error) {
+	base, err := s.Store.Base(ctx, shard)
+	if err != nil || base == nil {
+		return nil, err
+	}
+	return base.Meta, nil
+}
+
+// ScanBase implements actors.Bases.
+func (s *Store) ScanBase(ctx context.Context, shard int, after string, limit int) ([]messages.CustomerRecord, error) {
+	base, err := s.Store.Base(ctx, shard)
+	if err != nil || base == nil {
+		return nil, err
+	}
+	return s.Store.ScanBase(ctx, shard, base.Generation, after, limit)
+}
+
+// DeadLetters returns at most limit dead letters in order of shard and position: of each
+// shard that has any a fair share.
+func (s *Storage) DeadLetters(ctx context.Context, limit int) ([]*footfallv1.DeadLetter, error) {
+	type count struct {
+		shard int
+		kept  uint64
+	}
+	var counts []count
+	for shard := range s.shards {
+		kept, _, err := s.Store.DeadLetterCounts(ctx, shard)
+		if err != nil {
+			return nil, err
+		}
+		if kept > 0 {
+			counts = append(counts, count{shard, kept})
+		}
+	}
+	// Those with few come first, and leave what they do not need to the others.
+	slices.SortFunc(counts, func(a, b count) int { return cmp.Or(cmp.Compare(a.kept, b.kept), a.shard-b.shard) })
+	var out []*footfallv1.DeadLetter
+	for i, c := range counts {
+		others := len(counts) - i
+		share := (limit - len(out) + others - 1) / others
+		if share == 0 {
+			break
+		}
+		letters, err := s.Store.DeadLetters(ctx, c.shard, messages.Position{}, share)
+		if err != nil {
+			return nil, err
+		}
+		for _, l := range letters {
+			out = append(out, &footfallv1.DeadLetter{
+				Shard:      uint32(c.shard),
+				Offset:     int64(l.Position.Offset),
+				Index:      l.Position.Index,
+				Field:      l.Field,
+				Reason:     l.Reason,
+				EventId:    l.EventID,
+				CustomerId: l.CustomerID,
+				Body:       l.Body,
+			})
+		}
+	}
+	slices.SortFunc(out, func(a, b *footfallv1.DeadLetter) int {
+		return cmp.Or(cmp.Compare(a.GetShard(), b.GetShard()), cmp.Compare(a.GetOffset(), b.GetOffset()), cmp.Compare(a.GetIndex(), b.GetIndex()))
+	})
+	return out, nil
+}
