@@ -102,8 +102,7 @@ func decompress(f io.Reader) (io.Reader, func(), error) {
 	}
 }
 
-// rows yields the JSON of each row; a row is nil where it is longer than an event may be. An error
-// ends them.
+// rows yields the JSON of each row, or tooLong. An error ends them.
 func rows(r io.Reader) iter.Seq2[[]byte, error] {
 	return func(yield func([]byte, error) bool) {
 		in := bufio.NewReaderSize(r, blockSize)
@@ -127,11 +126,10 @@ func rows(r io.Reader) iter.Seq2[[]byte, error] {
 				return
 			}
 			// A line that begins and ends as an object does is a row, even where it is a broken one.
-			if line == nil || line[len(line)-1] == '}' {
-				if err == io.EOF && line == nil || !yield(line, nil) {
-					return
+			if len(line) == 0 || line[len(line)-1] == '}' {
+				if yield(line, nil) {
+					lines(in, yield)
 				}
-				lines(in, yield)
 				return
 			}
 			values(json.NewDecoder(io.MultiReader(bytes.NewReader(line), in)), false, yield)
@@ -159,27 +157,32 @@ func lines(in *bufio.Reader, yield func([]byte, error) bool) {
 			yield(nil, err)
 			return
 		}
-		if (line == nil || len(line) > 0) && (err == nil || len(line) > 0) && !yield(line, nil) || err != nil {
+		if !blank(line) && !yield(line, nil) || err == io.EOF {
 			return
 		}
 	}
 }
 
-// readLine returns the next line without the space around it, or nil where it is longer than an
-// event may be. The error is io.EOF with what stands behind the last line break.
+// tooLong stands for a row that is longer than an event may be.
+var tooLong []byte
+
+func blank(line []byte) bool { return line != nil && len(line) == 0 }
+
+// readLine returns the next line without the space around it, or tooLong. The error is io.EOF with
+// what stands behind the last line break.
 func readLine(in *bufio.Reader) ([]byte, error) {
-	line := []byte{}
+	var line []byte
+	long := false
 	for {
 		part, err := in.ReadSlice('\n')
-		if line != nil {
+		if long = long || len(line)+len(part) > messages.MaxJSONEvent+2; long {
+			line = tooLong
+		} else {
 			line = append(line, part...)
 		}
-		if len(line) > messages.MaxJSONEvent {
-			line = nil
-		}
 		if err != bufio.ErrBufferFull {
-			if line != nil {
-				line = bytes.TrimSpace(line)
+			if line = bytes.TrimSpace(line); line == nil && !long {
+				line = []byte{}
 			}
 			return line, err
 		}
