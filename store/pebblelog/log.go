@@ -104,7 +104,7 @@ func tune(o *Options) *pebble.Options {
 		o.MemTableBytes = 64 << 20
 	}
 	p := &pebble.Options{
-		FormatMajorVersion:          pebble.FormatValueSeparation,
+		FormatMajorVersion: pebble.FormatValueSeparation,
 		// Pebble takes its write buffers out of the cache: two of them most of the time.
 		CacheSize:                   o.CacheBytes + 2*int64(o.MemTableBytes),
 		MemTableSize:                o.MemTableBytes,

@@ -117,8 +117,7 @@ func (r *reader) Next(ctx context.Context, into *messages.RecordBatch) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-r.log.db.Done():
-			_, err := r.log.db.Enter()
-			return err
+			return r.log.db.Closed()
 		}
 	}
 }

@@ -51,6 +51,7 @@ type DB struct {
 	dir     string
 	log     *slog.Logger
 	guard   *guard
+	lock    *pebble.Lock
 	reserve uint64
 
 	failed atomic.Pointer[messages.UnavailableError]
@@ -62,7 +63,9 @@ type DB struct {
 	// mu is held for reading by whatever uses Pebble, and for writing by Close.
 	mu     sync.RWMutex
 	closed bool
-	done   chan struct{}
+	// done is closed when Close begins.
+	closing sync.Once
+	done    chan struct{}
 }
 
 // Open opens or creates the database in dir. The error is *messages.UnavailableError where
@@ -101,6 +104,7 @@ func Open(dir string, o Options) (*DB, error) {
 			Err:    err,
 		}
 	}
+	db.lock = lock
 	po := o.Pebble
 	po.FS = db.guard
 	po.Lock = lock
@@ -122,12 +126,12 @@ func Open(dir string, o Options) (*DB, error) {
 	return db, nil
 }
 
-// Enter keeps the database open until leave is called. It fails once Close has begun.
+// Enter keeps the database open until leave is called. It fails once it is closed.
 func (db *DB) Enter() (leave func(), err error) {
 	db.mu.RLock()
 	if db.closed {
 		db.mu.RUnlock()
-		return nil, db.closedError()
+		return nil, db.Closed()
 	}
 	return db.mu.RUnlock, nil
 }
@@ -137,15 +141,18 @@ func (db *DB) Done() <-chan struct{} { return db.done }
 
 // Close waits for those inside, and closes. It is idempotent.
 func (db *DB) Close() error {
+	// First, since a commit that is under way may wait for what is parked.
+	db.closing.Do(func() {
+		close(db.done)
+		close(db.guard.released)
+	})
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	if db.closed {
 		return nil
 	}
 	db.closed = true
-	close(db.done)
-	close(db.guard.released)
-	err := db.Pebble.Close()
+	err := errors.Join(db.Pebble.Close(), db.lock.Close())
 	if db.guard.frozen() != nil {
 		// What Pebble says of a frozen directory has been said better.
 		return nil
@@ -285,7 +292,8 @@ func (db *DB) unavailable(err error) *messages.UnavailableError {
 	return u
 }
 
-func (db *DB) closedError() error {
+// Closed is what a caller gets that comes too late: it wraps os.ErrClosed.
+func (db *DB) Closed() error {
 	return &messages.UnavailableError{What: db.what, Reason: "it is closed", Err: os.ErrClosed}
 }
 

@@ -11,18 +11,19 @@ import (
 )
 
 // guard is the file system under a Pebble database. Pebble cannot live through a failed
-// write of its log or manifest: it ends the process, panics under its locks, or goes on as
-// if nothing had happened. So the guard keeps the failure to itself:
+// write: where it is of its log or manifest, it ends the process or panics under its locks,
+// and a table that cannot be synced makes it panic, too. So the guard keeps the failure to
+// itself:
 //
 //		opening ──arm──► armed ──a write fails──► frozen ──release──► closing
 //
 //	  - opening: errors pass through, Pebble's Open returns them.
 //	  - armed: the first failed write is told to onFreeze and freezes the guard.
-//	  - frozen: the directory stays as it is. Writes to its log and manifest are dropped and
-//	    said to have succeeded; removals are not done; new files are kept in memory, so that
-//	    flushes that somebody waits for come to an end. Compactions, which nobody waits for,
-//	    are parked: they would fill the memory.
-//	  - closing: parked compactions are let go with the error.
+//	  - frozen: the directory stays as it is, and every change is said to have succeeded.
+//	    What goes to the log and the manifest is dropped; removals are not done; what a flush
+//	    writes is kept in memory, so that it ends for those who wait for it and its tables can
+//	    be read. Compactions, which nobody waits for, are parked: they would fill the memory.
+//	  - closing: parked compactions go on, into nothing.
 //
 // It is right to call a lost write a success here because whoever commits asks for the
 // failure after the commit (invariant 1 of the package): the guard is frozen before any
@@ -35,12 +36,16 @@ type guard struct {
 	once     sync.Once
 	cause    atomic.Pointer[error]
 	released chan struct{}
-	// shadow holds the files created since the guard froze, by their base names.
+
+	// shadow holds the files created since the guard froze, tails the ends of those that
+	// were being written then; by base name.
 	shadow *vfs.MemFS
+	mu     sync.Mutex
+	tails  map[string]*tail
 }
 
 func newGuard(fs vfs.FS, onFreeze func(error)) *guard {
-	return &guard{FS: fs, onFreeze: onFreeze, released: make(chan struct{}), shadow: vfs.NewMem()}
+	return &guard{FS: fs, onFreeze: onFreeze, released: make(chan struct{}), shadow: vfs.NewMem(), tails: map[string]*tail{}}
 }
 
 // frozen returns the failure that froze the guard, nil before one.
@@ -68,6 +73,9 @@ func (g *guard) try(op, name string, do func() error) error {
 	return err
 }
 
+// compaction is the category of files that Pebble writes when it compacts.
+const compaction vfs.DiskWriteCategory = "pebble-compaction"
+
 // create gives a new file: on disk, or in the shadow of a frozen guard.
 func (g *guard) create(op, name string, category vfs.DiskWriteCategory, do func() (vfs.File, error)) (vfs.File, error) {
 	if g.frozen() == nil {
@@ -77,15 +85,14 @@ func (g *guard) create(op, name string, category vfs.DiskWriteCategory, do func(
 			return err
 		})
 		if err == nil {
-			return &file{File: f, g: g, name: name}, nil
+			return newFile(g, f, name, category), nil
 		}
 		if g.frozen() == nil {
 			return nil, err
 		}
 	}
-	if category == "pebble-compaction" {
+	if category == compaction {
 		<-g.released
-		return nil, g.frozen()
 	}
 	return g.shadow.Create(filepath.Base(name), category)
 }
@@ -113,12 +120,20 @@ func (g *guard) ReuseForWrite(oldname, newname string, category vfs.DiskWriteCat
 }
 
 func (g *guard) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
-	if g.frozen() != nil {
-		if f, err := g.shadow.Open(filepath.Base(name), opts...); err == nil {
-			return f, nil
-		}
+	if g.frozen() == nil {
+		return g.FS.Open(name, opts...)
 	}
-	return g.FS.Open(name, opts...)
+	if f, err := g.shadow.Open(filepath.Base(name), opts...); err == nil {
+		return f, nil
+	}
+	f, err := g.FS.Open(name, opts...)
+	g.mu.Lock()
+	t := g.tails[filepath.Base(name)]
+	g.mu.Unlock()
+	if err != nil || t == nil {
+		return f, err
+	}
+	return &tailed{File: f, tail: t}, nil
 }
 
 func (g *guard) OpenDir(name string) (vfs.File, error) {
@@ -126,7 +141,7 @@ func (g *guard) OpenDir(name string) (vfs.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &file{File: f, g: g, name: name}, nil
+	return newFile(g, f, name, vfs.WriteCategoryUnspecified), nil
 }
 
 func (g *guard) Stat(name string) (vfs.FileInfo, error) {
@@ -167,75 +182,3 @@ func (g *guard) RemoveAll(name string) error {
 }
 
 func (g *guard) Unwrap() vfs.FS { return g.FS }
-
-// file is an open file of a guard's directory.
-type file struct {
-	vfs.File
-	g    *guard
-	name string
-}
-
-// isTable says whether a reader would miss what was dropped of the file: tables are read
-// back in this process, logs and manifests are not.
-func (f *file) isTable() bool {
-	switch filepath.Ext(f.name) {
-	case ".sst", ".blob":
-		return true
-	default:
-		return false
-	}
-}
-
-func (f *file) do(op string, do func() error) error {
-	if f.g.frozen() == nil {
-		if err := f.g.try(op, f.name, do); err == nil || f.g.frozen() == nil {
-			return err
-		}
-	}
-	if f.isTable() {
-		return f.g.frozen()
-	}
-	return nil
-}
-
-func (f *file) Write(p []byte) (int, error) {
-	err := f.do("write", func() error {
-		_, err := f.File.Write(p)
-		return err
-	})
-	if err != nil {
-		return 0, err
-	}
-	return len(p), nil
-}
-
-func (f *file) WriteAt(p []byte, off int64) (int, error) {
-	err := f.do("write", func() error {
-		_, err := f.File.WriteAt(p, off)
-		return err
-	})
-	if err != nil {
-		return 0, err
-	}
-	return len(p), nil
-}
-
-// Close always closes; where that fails, bytes may be lost.
-func (f *file) Close() error {
-	err := f.g.try("close", f.name, f.File.Close)
-	if err != nil && f.g.frozen() != nil && !f.isTable() {
-		return nil
-	}
-	return err
-}
-
-func (f *file) Sync() error     { return f.do("sync", f.File.Sync) }
-func (f *file) SyncData() error { return f.do("sync", f.File.SyncData) }
-
-func (f *file) SyncTo(length int64) (full bool, err error) {
-	err = f.do("sync", func() (err error) {
-		full, err = f.File.SyncTo(length)
-		return err
-	})
-	return full, err
-}
