@@ -1,7 +1,6 @@
 package behavior
 
 import (
-	"errors"
 	"math"
 	"testing"
 	"time"
@@ -72,7 +71,7 @@ func TestFlatten(t *testing.T) {
 			require.NoError(t, Flatten(c.ev, &got))
 			c.want.ID, c.want.Time = id, ms
 			require.ElementsMatch(t, c.want.Departments, got.Departments)
-			require.Equal(t, len(c.want.Attributes), len(got.Attributes))
+			require.Len(t, got.Attributes, len(c.want.Attributes))
 			if len(c.want.Attributes) > 0 {
 				require.Equal(t, c.want.Attributes, got.Attributes)
 			}
@@ -91,7 +90,7 @@ func TestFlatten(t *testing.T) {
 		"refund.amount":              event(&footfallv1.Refund{}),
 	} {
 		var fault *messages.Fault
-		require.True(t, errors.As(Flatten(ev, &Event{}), &fault), field)
+		require.ErrorAs(t, Flatten(ev, &Event{}), &fault, field)
 		require.Equal(t, field, fault.Field)
 	}
 }

@@ -106,8 +106,8 @@ func (o *oracle) apply(ev Event) Outcome {
 		}
 		o.purchases = append(o.purchases, e)
 	case Refund:
-		newest, any := o.newest()
-		e.counts = !any || e.day >= newest-84 || slices.Contains(kept(o.shopping()), e.day)
+		newest, some := o.newest()
+		e.counts = !some || e.day >= newest-84 || slices.Contains(kept(o.shopping()), e.day)
 		o.refunds = append(o.refunds, e)
 	case CampaignReceived:
 		if ev.Until != 0 && (o.until == 0 || ev.Until > o.until) {
@@ -121,6 +121,7 @@ func (o *oracle) apply(ev Event) Outcome {
 		}
 	case Identify:
 		o.known = ev.Known
+	case PageView, CartAdd, CartRemove, CouponRedeemed, Erase: // only count
 	}
 	// Refunds on other than shopping days are forgotten after 84 days.
 	newest, _ := o.newest()
