@@ -158,7 +158,7 @@ func (s *shard) missing(rec *messages.Record) bool {
 }
 
 // apply folds an event into a customer that is resident or new.
-func (s *shard) apply(id string, ev *behavior.Event, at messages.Position) behavior.Outcome {
+func (s *shard) apply(id string, ev *behavior.Event, _ messages.Position) behavior.Outcome {
 	slot, known := s.residents.find(id)
 	var rec behavior.Record
 	var out behavior.Outcome
@@ -174,7 +174,6 @@ func (s *shard) apply(id string, ev *behavior.Event, at messages.Position) behav
 		slot = s.residents.add(id, nil, rec)
 		s.customers++
 	}
-	s.position = at
 	c := s.residents.at(slot)
 	c.set(flagHot)
 	s.dirty(slot, c)
@@ -194,7 +193,6 @@ func (s *shard) dead(d messages.DeadLetter) {
 // tickedDay is called as a tick is folded.
 func (s *shard) tickedDay(day int32) {
 	s.noteTick(day, true)
-	s.position = messages.Position{Offset: s.fold.next}
 	if s.scorer != nil {
 		s.scoring.beginSweep()
 	}

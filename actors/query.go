@@ -21,20 +21,27 @@ type (
 )
 
 // ask answers for customers, loading those that are not resident.
-func (s *shard) ask(m *ask) {
+func (s *shard) ask(m *ask) { s.askOnce(m, map[string]bool{}) }
+
+// askOnce answers if every customer is resident or known to be absent. Else it asks the
+// store for those that are not, and looks again: meanwhile others may have been evicted.
+func (s *shard) askOnce(m *ask, absent map[string]bool) {
 	if s.state != Active {
 		m.reply <- answers{err: &NotActiveError{Shard: s.id, State: s.state, Err: s.err}}
 		return
 	}
 	missing := 0
 	for _, id := range m.ids {
-		if _, ok := s.residents.find(id); ok || s.complete {
+		if _, ok := s.residents.find(id); ok || s.complete || absent[id] {
 			continue
 		}
 		missing++
 		s.reads.want(id, func() {
+			if _, ok := s.residents.find(id); !ok {
+				absent[id] = true
+			}
 			if missing--; missing == 0 {
-				s.answer(m)
+				s.askOnce(m, absent)
 			}
 		})
 	}
@@ -44,10 +51,6 @@ func (s *shard) ask(m *ask) {
 }
 
 func (s *shard) answer(m *ask) {
-	if s.state != Active {
-		m.reply <- answers{err: &NotActiveError{Shard: s.id, State: s.state, Err: s.err}}
-		return
-	}
 	now := s.cfg.Now().UnixMilli()
 	out := make([]*Answer, len(m.ids))
 	for i, id := range m.ids {

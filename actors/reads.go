@@ -36,7 +36,7 @@ type readDone struct {
 	err       error
 }
 
-// scanBytes is how much one scan of the store brings.
+// scanBytes is how much one scan of the store brings at most.
 const scanBytes = 256 << 10
 
 func (r *reads) reset() { *r = reads{} }
@@ -86,17 +86,17 @@ func (s *shard) read() {
 		slices.Sort(m.ids)
 	case s.scoring.wantsScan(s):
 		m.scan, m.sweep, m.after = true, true, s.scoring.after
-	case r.warm && s.state == Active && s.residents.bytes() < s.budget()*3/4:
+	case r.warm && s.state == Active && s.residents.load() < s.budget()*3/4:
 		m.scan, m.after = true, r.after
 	default:
 		return
 	}
 	r.underWay = true
-	epoch := s.epoch
+	epoch, limit := s.epoch, int(min(scanBytes, s.budget()/8))
 	go func() {
 		ctx := context.Background()
 		if m.scan {
-			m.customers, m.err = s.store.Scan(ctx, s.id, epoch, m.after, scanBytes)
+			m.customers, m.err = s.store.Scan(ctx, s.id, epoch, m.after, limit)
 		} else {
 			m.values, m.err = s.store.Get(ctx, s.id, epoch, m.ids)
 		}
@@ -179,19 +179,30 @@ func (s *shard) scanned(m *readDone) {
 	s.complete = !s.reads.evicted
 }
 
+// minBudget keeps a shard able to work whatever the configuration says.
+const minBudget = 64 << 10
+
 // budget is how many bytes of residents this shard may hold.
-func (s *shard) budget() int64 { return max(s.cfg.MemoryBudget/int64(s.cfg.Shards), 2*segmentBytes) }
+func (s *shard) budget() int64 { return max(s.cfg.MemoryBudget/int64(s.cfg.Shards), minBudget) }
+
+// overfull is where folding waits for checkpoints, and even customers that wait for scores
+// leave memory: a sweep finds them again.
+func (s *shard) overfull() bool { return s.residents.load() > s.budget()*5/4 }
+
+// evictSteps bounds how far the hand goes at once.
+const evictSteps = 8192
 
 // evict drops customers that were not used lately until the residents fit the budget.
 // Eviction follows a clock over the slots: use sets a customer hot, the hand cools it, and
-// one that is still cold when the hand comes again goes.
+// one that is still cold when the hand comes again goes. While a record waits for its
+// customers nobody goes, for some of them are resident already.
 func (s *shard) evict() {
 	r := s.residents
-	if s.reads.underWay || s.inbox.checked || r.bytes() <= s.budget() {
+	if s.reads.underWay || s.inbox.waiting || s.inbox.checked || r.load() <= s.budget() {
 		return
 	}
-	for range 2 * len(r.slots) {
-		if r.live+int64(r.len())*indexBytes <= s.budget()*7/8 {
+	for range min(2*len(r.slots), evictSteps) {
+		if r.load() <= s.budget()*7/8 {
 			break
 		}
 		s.scoring.hand = (s.scoring.hand + 1) % len(r.slots)
@@ -206,6 +217,12 @@ func (s *shard) evict() {
 		}
 		if c.has(flagsPinned) {
 			continue
+		}
+		if c.has(flagUnscored) {
+			if !s.overfull() {
+				continue
+			}
+			s.scoring.missed = true
 		}
 		r.evict(slot)
 		s.complete, s.reads.evicted, s.reads.warm = false, true, false

@@ -89,7 +89,7 @@ const (
 )
 
 // flagsPinned keep a customer resident.
-const flagsPinned = flagDirty | flagInFlight | flagUnscored | flagScoring
+const flagsPinned = flagDirty | flagInFlight | flagScoring
 
 func (c cell) capacity() int       { return int(binary.LittleEndian.Uint32(c)) }
 func (c cell) idLen() int          { return int(binary.LittleEndian.Uint16(c[4:])) }
@@ -127,6 +127,10 @@ func (r *residents) len() int { return len(r.slots) - len(r.freeSlots) }
 func (r *residents) bytes() int64 {
 	return int64(len(r.segments)-len(r.freeSegments))*segmentBytes + int64(r.len())*indexBytes
 }
+
+// load is what the customers need of the memory: bytes without the holes. It is what a
+// budget bounds; holes are at most a quarter and two segments more.
+func (r *residents) load() int64 { return r.live + int64(r.len())*indexBytes }
 
 // indexBytes is what index and slots cost for a customer, roughly.
 const indexBytes = 28

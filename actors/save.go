@@ -22,8 +22,10 @@ type checkpointer struct {
 	holder        chan<- held
 	holding, held bool
 	due           time.Time
-	last          time.Time
-	savedNext     uint64
+	// retryAt is when a checkpoint may be tried after one failed.
+	retryAt   time.Time
+	last      time.Time
+	savedNext uint64
 	// asked is answered by the next checkpoint, asking by the one that is being written.
 	asked, asking []chan<- error
 }
@@ -76,7 +78,8 @@ func (s *shard) dirty(slot uint32, c cell) {
 // mustSave reports whether folding has to wait for a checkpoint: memory is over the budget
 // and what fills it can be dropped only once it is written.
 func (s *shard) mustSave() bool {
-	return s.checkpoint.writing && s.residents.bytes() > s.budget()*5/4
+	c := &s.checkpoint
+	return s.overfull() && (c.writing || len(c.changed) > 0 || len(c.inFlight) > 0)
 }
 
 // save begins a checkpoint where one is due: by time, by size, for want of memory, or
@@ -90,13 +93,16 @@ func (s *shard) save() {
 	if c.due.IsZero() {
 		c.due = now.Add(s.jittered())
 	}
+	if now.Before(c.retryAt) && len(c.asked) == 0 {
+		return
+	}
 	nothing := len(c.changed) == 0 && len(c.letters) == 0 && s.fold.next == c.savedNext
 	switch {
 	case len(c.asked) > 0, c.holder != nil:
 	case nothing:
 		return
 	case c.changedBytes >= s.cfg.CheckpointBytes || !now.Before(c.due):
-	case s.residents.bytes() > s.budget() && len(c.changed) > 0:
+	case s.residents.load() > s.budget() && len(c.changed) > 0:
 	default:
 		return
 	}
@@ -178,7 +184,7 @@ func (s *shard) checkpointed(m *checkpointed) {
 	}
 	// The log still holds what the checkpoint would have saved: go on, and try again.
 	s.logger.Error("checkpoint failed", "shard", s.id, "error", m.err)
-	c.due = s.cfg.Now().Add(retryAfter)
+	c.retryAt = s.cfg.Now().Add(retryAfter)
 }
 
 func (s *shard) hold(m *hold) {

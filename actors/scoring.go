@@ -11,7 +11,7 @@ import (
 // with the scorer. It lags behind folding and never holds it up; a customer that changes
 // while it waits is scored once, as it is then.
 type scoring struct {
-	// queue holds slots with flagUnscored from head on.
+	// queue holds slots from head on; those without flagUnscored have been dealt with.
 	queue []uint32
 	head  int
 	// inFlight counts requests with the scorer; offered is one that it had no room for.
@@ -25,6 +25,9 @@ type scoring struct {
 	cursor   uint32
 	after    string
 	scanDone bool
+	// all: the sweep scores everybody, also those whose scores look fresh. missed: somebody
+	// left memory unscored, so that such a sweep must follow.
+	all, missed bool
 
 	// recovered are customers that the checkpoint listed as unscored.
 	recovered []string
@@ -57,6 +60,8 @@ func (c *scoring) reset() { *c = scoring{} }
 
 func (c *scoring) beginSweep() {
 	c.sweeping, c.cursor, c.after, c.scanDone = true, 0, "", false
+	c.all = c.all || c.missed
+	c.missed = false
 }
 
 // waiting is how many customers are known to wait, those of a sweep ahead not counted.
@@ -69,7 +74,7 @@ func (c *scoring) waiting() int {
 }
 
 func (c *scoring) idle() bool {
-	return c.waiting() == 0 && c.inFlight == 0 && !c.sweeping && len(c.recovered) == 0
+	return c.waiting() == 0 && c.inFlight == 0 && !c.sweeping && !c.missed && len(c.recovered) == 0
 }
 
 // unscored notes that a customer's newest state is not scored.
@@ -81,12 +86,12 @@ func (s *shard) unscored(slot uint32, c cell) {
 	s.scoring.queue = append(s.scoring.queue, slot)
 }
 
-// sweep lets a customer be scored unless all its scores are of after the tick.
+// sweep lets a customer be scored unless all its scores are of after the tick already.
 func (s *shard) sweep(slot uint32) {
 	cell := s.residents.at(slot)
 	tick, _ := s.fold.tickTime()
 	scores := cell.scores()
-	fresh := len(scores) > 0
+	fresh := len(scores) > 0 && !s.scoring.all
 	for at := 0; at < len(scores); at += scoreBytes {
 		fresh = fresh && getScore(scores[at:]).time >= tick
 	}
@@ -108,7 +113,7 @@ func (c *scoring) addRecovered(s *shard) {
 // in small pieces, only when the ones before are scored, and leave when memory is short.
 func (c *scoring) wantsScan(s *shard) bool {
 	return c.sweeping && !s.complete && !c.scanDone && c.cursor >= uint32(len(s.residents.slots)) &&
-		c.waiting() == 0 && s.residents.bytes() <= s.budget()
+		c.waiting() == 0 && s.residents.load() <= s.budget()
 }
 
 // score hands customers to the scorer while it takes them.
@@ -140,13 +145,16 @@ func (s *shard) score() {
 // nextJob gathers the customers that have waited longest, then those of the sweep.
 func (s *shard) nextJob() *scoreJob {
 	c := &s.scoring
+	if c.missed && !c.sweeping {
+		c.beginSweep()
+	}
 	s.advanceSweep()
 	slots := c.take(s)
 	n := len(slots)
 	if n == 0 {
 		return nil
 	}
-	job := &scoreJob{life: s.life, position: s.position, slots: slots, times: make([]int64, n)}
+	job := &scoreJob{life: s.life, position: s.position(), slots: slots, times: make([]int64, n)}
 	job.request = ScoreRequest{
 		Rows:      n,
 		Features:  make([]float32, n*features),
@@ -156,7 +164,6 @@ func (s *shard) nextJob() *scoreJob {
 	now := s.cfg.Now().UnixMilli()
 	for i, slot := range job.slots {
 		cell := s.residents.at(slot)
-		cell.unset(flagUnscored)
 		cell.set(flagScoring)
 		rec := cell.record()
 		job.times[i] = s.asOf(rec.Lifetime().LastEvent, now)
@@ -166,6 +173,12 @@ func (s *shard) nextJob() *scoreJob {
 	return job
 }
 
+// position is how far the customers are folded while the shard is between two records: the
+// whole message before the next.
+func (s *shard) position() messages.Position {
+	return messages.Position{Offset: max(s.fold.next, 1) - 1}
+}
+
 // take removes up to a request's customers from the queue. One that is with the scorer now
 // goes to the end: a customer is in one request at a time.
 func (c *scoring) take(s *shard) []uint32 {
@@ -173,11 +186,16 @@ func (c *scoring) take(s *shard) []uint32 {
 	slots := make([]uint32, 0, min(len(waiting), s.cfg.ScoreRows))
 	n := 0
 	for ; n < len(waiting) && len(slots) < s.cfg.ScoreRows; n++ {
-		if s.residents.at(waiting[n]).has(flagScoring) {
-			c.queue = append(c.queue, waiting[n])
+		slot := waiting[n]
+		if !s.residents.inUse(slot) || !s.residents.at(slot).has(flagUnscored) {
 			continue
 		}
-		slots = append(slots, waiting[n])
+		if s.residents.at(slot).has(flagScoring) {
+			c.queue = append(c.queue, slot)
+			continue
+		}
+		s.residents.at(slot).unset(flagUnscored)
+		slots = append(slots, slot)
 	}
 	c.head += n
 	// The queue moves to the front of its memory once half of that is behind its head.
@@ -205,7 +223,7 @@ func (s *shard) advanceSweep() {
 		c.cursor++
 	}
 	if c.cursor >= uint32(len(s.residents.slots)) && (s.complete || c.scanDone) && c.waiting() == 0 {
-		c.sweeping = false
+		c.sweeping, c.all = false, false
 	}
 }
 
@@ -268,13 +286,14 @@ func (c *scoring) unscoredIDs(s *shard) (ids []string, sweep bool) {
 	if s.scorer == nil {
 		return nil, false
 	}
-	n := c.waiting() + c.inFlight*s.cfg.ScoreRows
-	if c.sweeping || n > maxUnscoredIDs {
+	n := c.waiting() + c.inFlight*s.cfg.ScoreRows + len(c.recovered)
+	if c.sweeping || c.missed || n > maxUnscoredIDs {
 		return nil, true
 	}
 	if n == 0 {
 		return nil, false
 	}
+	ids = append(ids, c.recovered...)
 	for slot := range s.residents.slots {
 		if !s.residents.inUse(uint32(slot)) {
 			continue

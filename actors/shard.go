@@ -69,7 +69,6 @@ type shard struct {
 	// complete: every customer of the shard is resident, so that a missing one is new.
 	complete  bool
 	customers uint64
-	position  messages.Position
 	scratch   []byte
 	// fedSum keeps the features of Feed from being optimised away.
 	fedSum uint64
@@ -115,7 +114,11 @@ type (
 // Receive handles one message, then does what can be done without waiting.
 func (s *shard) Receive(ctx actor.Context) {
 	defer s.survive()
-	switch m := ctx.Message().(type) {
+	l, ok := ctx.Message().(letter)
+	if !ok {
+		return
+	}
+	switch m := l.message.(type) {
 	case *start:
 		s.open()
 	case *opened:
@@ -162,8 +165,6 @@ func (s *shard) Receive(ctx actor.Context) {
 		s.drain(m)
 	case *released:
 		s.idle(m.err)
-	default:
-		return
 	}
 	s.work()
 	s.publish()
@@ -305,15 +306,13 @@ func (s *shard) restore(m *footfallv1.CheckpointMeta) error {
 	s.customers = m.GetCustomers()
 	s.complete = s.customers == 0
 	s.noteTick(s.fold.lastTick, s.fold.ticked)
-	if s.fold.next > 0 {
-		s.position = messages.Position{Offset: s.fold.next - 1}
-	}
 	if s.scorer != nil {
 		for _, id := range m.GetUnscored() {
 			s.reads.want(id, nil)
 			s.scoring.recovered = append(s.scoring.recovered, id)
 		}
 		if m.GetSweeping() {
+			s.scoring.missed = true
 			s.scoring.beginSweep()
 		}
 	}
@@ -447,7 +446,14 @@ func (s *shard) idle(err error) {
 	s.stop()
 }
 
-func (s *shard) send(m any) { s.root.Send(s.pid, m) }
+func (s *shard) send(m any) { s.root.Send(s.pid, letter{m}) }
+
+// letter wraps every message: one that comes after the shard has stopped is lost in silence,
+// as it should be, where the actor system would print it.
+type letter struct{ message any }
+
+// IgnoreDeadLetterLogging is looked for by the actor system.
+func (letter) IgnoreDeadLetterLogging() {}
 
 // publish lets others see how the shard is.
 func (s *shard) publish() {
