@@ -1,6 +1,9 @@
 package main
 
 import (
+	"context"
+	"time"
+
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
@@ -23,6 +26,7 @@ func (a *app) dial() (*client, error) {
 	conn, err := grpc.NewClient(a.node,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithUserAgent("footfall/"+version),
+		grpc.WithUnaryInterceptor(withDeadline),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
 	)
 	if err != nil {
@@ -35,4 +39,14 @@ func (a *app) dial() (*client, error) {
 		AdminServiceClient:    footfallv1.NewAdminServiceClient(conn),
 		conn:                  conn,
 	}, nil
+}
+
+// withDeadline ends a call that has no deadline of its own: a node that hangs is an error, too.
+func withDeadline(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+	}
+	return invoke(ctx, method, req, reply, cc, opts...)
 }

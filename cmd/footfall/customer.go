@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"math"
@@ -78,8 +79,8 @@ const mostHistory = 10_000
 
 // customerExport is everything that is held on one customer.
 type customerExport struct {
-	State   any `json:"state"`
-	History any `json:"history"`
+	State   json.RawMessage `json:"state"`
+	History json.RawMessage `json:"history"`
 }
 
 func (a *app) customerExportCommand() *cobra.Command {
@@ -106,7 +107,14 @@ log still has with the state after each.`,
 			if events.GetTruncated() {
 				fmt.Fprintf(a.err, "footfall: older events of customer %s are not in the log any more, or beyond the newest %s\n", args[0], count(mostHistory))
 			}
-			return a.printJSON(customerExport{plain(state), plain(events)})
+			var e customerExport
+			if e.State, err = plain(state); err != nil {
+				return err
+			}
+			if e.History, err = plain(events); err != nil {
+				return err
+			}
+			return a.printJSON(e)
 		},
 	}
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -11,15 +10,19 @@ import (
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/jedib0t/go-pretty/v6/text"
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"footfall/node/api"
 )
 
 // printJSON prints v, indented.
 func (a *app) printJSON(v any) error {
 	if m, ok := v.(proto.Message); ok {
-		v = plain(m)
+		raw, err := plain(m)
+		if err != nil {
+			return err
+		}
+		v = raw
 	}
 	enc := json.NewEncoder(a.out)
 	enc.SetIndent("", "  ")
@@ -27,64 +30,8 @@ func (a *app) printJSON(v any) error {
 	return enc.Encode(v)
 }
 
-// plain is a message as JSON has it in the HTTP API: names in snake case, and numbers as
-// numbers, 64-bit ones too.
-func plain(m proto.Message) any {
-	raw, err := protojson.MarshalOptions{UseProtoNames: true, EmitDefaultValues: true}.Marshal(m)
-	if err != nil {
-		return map[string]string{"error": err.Error()}
-	}
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.UseNumber()
-	var v any
-	if err := dec.Decode(&v); err != nil {
-		return map[string]string{"error": err.Error()}
-	}
-	return numbers(v, m.ProtoReflect().Descriptor())
-}
-
-// numbers replaces what protobuf-JSON writes as strings for the sake of JavaScript.
-func numbers(v any, d protoreflect.MessageDescriptor) any {
-	object, ok := v.(map[string]any)
-	if !ok {
-		return v // a well-known type: a time, a duration
-	}
-	for name, value := range object {
-		f := d.Fields().ByTextName(name)
-		if f == nil {
-			continue
-		}
-		switch values := value.(type) {
-		case []any:
-			for i := range values {
-				values[i] = number(values[i], f)
-			}
-		case map[string]any:
-			if f.IsMap() {
-				for k := range values {
-					values[k] = number(values[k], f.MapValue())
-				}
-				continue
-			}
-			object[name] = number(values, f)
-		default:
-			object[name] = number(value, f)
-		}
-	}
-	return object
-}
-
-func number(v any, f protoreflect.FieldDescriptor) any {
-	switch f.Kind() {
-	case protoreflect.MessageKind, protoreflect.GroupKind:
-		return numbers(v, f.Message())
-	case protoreflect.Int64Kind, protoreflect.Sint64Kind, protoreflect.Sfixed64Kind, protoreflect.Uint64Kind, protoreflect.Fixed64Kind:
-		if s, ok := v.(string); ok {
-			return json.Number(s)
-		}
-	}
-	return v
-}
+// plain is a message as the HTTP API writes it.
+func plain(m proto.Message) (json.RawMessage, error) { return api.Marshaler{}.Marshal(m) }
 
 // newTable starts a table in the one style of all commands. Columns that are named with a
 // leading ">" are aligned to the right.
