@@ -126,7 +126,10 @@ type Device struct {
 	// gate is held for reading while something is posted, so that Close comes after it.
 	gate   sync.RWMutex
 	closed bool
-	close  sync.Once
+
+	// done is closed when Close is through; closeErr is what it found, set before.
+	done     chan struct{}
+	closeErr error
 
 	// loaded and failures are written by Start alone.
 	loaded   *servingSet
@@ -146,6 +149,7 @@ func Start(ctx context.Context, config Config) (*Device, error) {
 		series:   config.Metrics.device(config.Device),
 		work:     make(chan *batch, config.InFlight),
 		ended:    make(chan struct{}),
+		done:     make(chan struct{}),
 		failures: make(map[*Contract]error),
 	}
 	if err := d.load(ctx); err != nil {
@@ -257,20 +261,22 @@ func (d *Device) post(message any) bool {
 }
 
 // Close answers what waits with [ErrClosed], waits for the batches that run, and gives the
-// models back. Calling it again waits for the first call to be done.
+// models back. Calling it again waits for the first call and returns the same.
 func (d *Device) Close() error {
-	var err error
-	d.close.Do(func() {
-		d.gate.Lock()
-		d.closed = true
-		d.gate.Unlock()
+	d.gate.Lock()
+	first := !d.closed
+	d.closed = true
+	d.gate.Unlock()
+	if first {
 		d.System.Root.Send(d.pid, closing{})
 		<-d.ended
 		close(d.work)
 		d.workers.Wait()
-		err = d.unload()
-	})
-	return err
+		d.closeErr = d.unload()
+		close(d.done)
+	}
+	<-d.done
+	return d.closeErr
 }
 
 // unload closes the sessions and deletes the device's series.

@@ -181,9 +181,11 @@ func (b *batch) run() {
 func (b *batch) answer(r *Request, reply Reply) {
 	switch {
 	case len(b.set.models) == 0:
-		reply.Err = ErrNoModel
+		reply = Reply{Err: ErrNoModel}
 	case len(reply.Models) > 0:
 		reply.Err = nil
+	default:
+		reply.Models = nil
 	}
 	r.Reply(reply)
 }

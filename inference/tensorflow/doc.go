@@ -12,6 +12,9 @@
 //     folders only.
 //  3. The library loads that, reading the variables.
 //
+// The library logs to standard error, and reads TF_CPP_MIN_LOG_LEVEL when it is loaded, before
+// any Go code runs: whoever starts the process sets it ("2": errors only).
+//
 // Tensors are C memory, which Go's collector does not see and hence would not hurry to free:
 // each run frees its own.
 package tensorflow

@@ -38,19 +38,12 @@ type Runner struct{ options Options }
 
 var _ inference.Runner = (*Runner)(nil)
 
-// New returns a runner. The library's own logging is kept to errors, unless the environment
-// says otherwise (TF_CPP_MIN_LOG_LEVEL).
+// New returns a runner.
 func New(o Options) (*Runner, error) {
 	o.IntraOp = cmp.Or(o.IntraOp, max(1, runtime.GOMAXPROCS(0)-1))
 	o.InterOp = cmp.Or(o.InterOp, o.IntraOp)
 	if o.IntraOp < 1 || o.IntraOp > 1024 || o.InterOp < -1 || o.InterOp > 1024 {
 		return nil, fmt.Errorf("tensorflow: threads: intra-op %d and inter-op %d are not from 1 to 1024 (inter-op may be -1)", o.IntraOp, o.InterOp)
-	}
-	const level = "TF_CPP_MIN_LOG_LEVEL"
-	if _, set := os.LookupEnv(level); !set {
-		if err := os.Setenv(level, "2"); err != nil {
-			return nil, fmt.Errorf("tensorflow: %w", err)
-		}
 	}
 	return &Runner{options: o}, nil
 }
@@ -97,7 +90,7 @@ func (r *Runner) load(ctx context.Context, dir string, c *inference.Contract, de
 		return nil, context.Cause(ctx)
 	}
 	if err := s.open(folder, config); err != nil {
-		return nil, err
+		return nil, errors.New(strings.ReplaceAll(err.Error(), folder, dir))
 	}
 	return s, nil
 }

@@ -1,0 +1,229 @@
+package tensorflow
+
+import (
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"footfall/inference"
+)
+
+func TestWrongBatches(t *testing.T) {
+	s := load(t, "both")
+	row := func(n int) [][]float32 { return [][]float32{make([]float32, n)} }
+	for name, test := range map[string]struct {
+		batch  inference.Batch
+		values int
+		want   string
+	}{
+		"no rows":         {inference.Batch{}, 0, "a batch of 0 rows for 0 values"},
+		"too few values":  {inference.Batch{Rows: 2, Features: row(20), Sequences: row(100)}, 1, "a batch of 2 rows for 1 values"},
+		"features":        {inference.Batch{Rows: 2, Features: row(19), Sequences: row(100)}, 2, "features: 19 values, where 2 rows have 20"},
+		"sequences":       {inference.Batch{Rows: 2, Features: row(20), Sequences: row(101)}, 2, "sequence: 101 values, where 2 rows have 100"},
+		"nothing at all":  {inference.Batch{Rows: 2}, 2, "features: 0 values, where 2 rows have 20"},
+		"all as expected": {inference.Batch{Rows: 2, Features: row(20), Sequences: row(100)}, 2, ""},
+	} {
+		err := s.Run(test.batch, make([]float32, test.values))
+		if test.want == "" {
+			require.NoError(t, err, name)
+			continue
+		}
+		require.EqualError(t, err, "tensorflow: "+test.want, name)
+	}
+}
+
+func TestConcurrentRuns(t *testing.T) {
+	s, c := load(t, "both"), readCases(t, "both")
+	var wg sync.WaitGroup
+	errs := make(chan error, 8)
+	results := make([][]float32, 8)
+	for i := range results {
+		results[i] = make([]float32, c.Rows)
+		wg.Go(func() {
+			for from := 0; from < c.Rows; from += 20 + i {
+				to := min(from+20+i, c.Rows)
+				if err := s.Run(c.batch(from, to, 9), results[i][from:to]); err != nil {
+					errs <- err
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	require.Empty(t, errs)
+	for _, have := range results {
+		require.InDeltaSlice(t, c.Want, have, 1e-6)
+	}
+}
+
+// Close waits for runs; runs after it are errors.
+func TestCloseWhileRunning(t *testing.T) {
+	c := readCases(t, "dense")
+	s, err := newRunner(t, Options{}).Load(t.Context(), filepath.Join(models, "dense"), contract("dense"), "CPU:0")
+	require.NoError(t, err)
+	var wg sync.WaitGroup
+	started := make(chan struct{}, 4)
+	for range 4 {
+		wg.Go(func() {
+			for first := true; ; first = false {
+				out := make([]float32, c.Rows)
+				if err := s.Run(c.batch(0, c.Rows, 50), out); err != nil {
+					if err.Error() != "tensorflow: "+errClosed.Error() {
+						t.Error(err)
+					}
+					return
+				}
+				if first {
+					started <- struct{}{}
+				}
+			}
+		})
+	}
+	for range 4 {
+		<-started
+	}
+	require.NoError(t, s.Close())
+	wg.Wait()
+	require.NoError(t, s.Close())
+	require.ErrorIs(t, s.Run(c.batch(0, 1, 1), make([]float32, 1)), errClosed)
+}
+
+// resident is the process's memory in MiB, after Go has given back what it can.
+func resident(t *testing.T) int {
+	t.Helper()
+	debug.FreeOSMemory()
+	text, err := os.ReadFile("/proc/self/status")
+	require.NoError(t, err)
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kib, err := strconv.Atoi(strings.Fields(value)[0])
+			require.NoError(t, err)
+			return kib / 1024
+		}
+	}
+	t.Fatal("no VmRSS")
+	return 0
+}
+
+// Loading and closing over and over keeps no sessions.
+func TestReloadsKeepNothing(t *testing.T) {
+	r, c := newRunner(t, Options{}), readCases(t, "dense")
+	reload := func(n int) {
+		for range n {
+			s, err := r.Load(t.Context(), filepath.Join(models, "dense"), contract("dense"), "CPU:0")
+			require.NoError(t, err)
+			require.NoError(t, s.Run(c.batch(0, c.Rows, c.Rows), make([]float32, c.Rows)))
+			require.NoError(t, s.Close())
+		}
+	}
+	reload(5)
+	before := resident(t)
+	reload(20)
+	grown := resident(t) - before
+	t.Logf("20 reloads: %+d MiB", grown)
+	require.Less(t, grown, 60)
+	leftovers, err := filepath.Glob(filepath.Join(os.TempDir(), "footfall-model-*"))
+	require.NoError(t, err)
+	require.Empty(t, leftovers)
+}
+
+// Runs free their tensors themselves: with the collector switched off, memory stays.
+func TestRunsKeepNothing(t *testing.T) {
+	s := load(t, "dense")
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	const rows = 32768
+	in := inference.Batch{Rows: rows, Features: [][]float32{make([]float32, rows*10)}}
+	out := make([]float32, rows)
+	run := func(n int) {
+		for range n {
+			require.NoError(t, s.Run(in, out))
+		}
+	}
+	run(20)
+	before := resident(t)
+	run(300) // 413 MiB of tensors
+	grown := resident(t) - before
+	t.Logf("300 runs: %+d MiB", grown)
+	require.Less(t, grown, 100)
+}
+
+// What is read from pieces is their concatenation, however the reader is asked.
+func TestPieceReader(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		pieces := rapid.SliceOf(rapid.SliceOf(rapid.Float32())).Draw(t, "pieces")
+		var want, have []byte
+		for _, p := range pieces {
+			want = append(want, bytesOf(p)...)
+		}
+		r := &pieceReader{pieces: pieces}
+		for {
+			buffer := make([]byte, rapid.IntRange(1, 40).Draw(t, "size"))
+			n, err := r.Read(buffer)
+			have = append(have, buffer[:n]...)
+			if err != nil {
+				break
+			}
+		}
+		require.Equal(t, want, have)
+	})
+}
+
+// The library's errors come in one line; a fault of our own is none of them.
+func TestCaught(t *testing.T) {
+	require.NoError(t, caught(func() {}))
+	require.EqualError(t, caught(func() { panic("first line\n\tand its trace") }), "first line")
+	long := caught(func() { panic(strings.Repeat("é", 1000)) }).Error()
+	require.Less(t, len(long), 500)
+	require.True(t, strings.HasSuffix(long, "é…"))
+	require.Panics(t, func() {
+		_ = caught(func() {
+			var m map[string]int
+			m["a"] = 1
+		})
+	})
+}
+
+func BenchmarkSession(b *testing.B) {
+	for _, model := range []string{"dense", "lstm"} {
+		for _, rows := range []int{1, 64, 1024} {
+			b.Run(model+"/"+strconv.Itoa(rows), func(b *testing.B) {
+				s, c := load(b, model), readCases(b, model)
+				in := repeat(c, rows)
+				b.SetParallelism(1)
+				b.ReportAllocs()
+				start := time.Now()
+				b.RunParallel(func(p *testing.PB) {
+					out := make([]float32, rows)
+					for p.Next() {
+						if err := s.Run(in, out); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+				b.ReportMetric(float64(b.N*rows)/time.Since(start).Seconds(), "rows/s")
+			})
+		}
+	}
+	runtime.GC()
+}
+
+// repeat makes a batch of rows out of cases, in one piece.
+func repeat(c *cases, rows int) inference.Batch {
+	b := inference.Batch{Rows: rows, Features: [][]float32{make([]float32, rows*10)}, Sequences: [][]float32{make([]float32, rows*50)}}
+	for i := range rows {
+		k := i % c.Rows
+		copy(b.Features[0][i*10:], c.Features[k*10:k*10+10])
+		copy(b.Sequences[0][i*50:], c.Sequences[k*50:k*50+50])
+	}
+	return b
+}
