@@ -16,18 +16,11 @@ import (
 // ErrBaseReplaced says that a base snapshot made room for a younger one while it was read.
 var ErrBaseReplaced = errors.New("the base snapshot has been replaced while it was read: begin again")
 
-// Base is a checkpoint that is kept apart, so that a shard can be folded again from there
-// once the log before it is gone.
-type Base struct {
-	// Generation tells one base of a shard from another.
-	Generation uint64
-	Meta       *footfallv1.CheckpointMeta
-}
-
 // baseChunk is how many bytes of a base snapshot are written at once.
 const baseChunk = 1 << 20
 
-// SnapshotBase makes the present checkpoint the shard's base snapshot. Checkpoints may go
+// SnapshotBase makes the present checkpoint the shard's base snapshot: it is kept apart, so
+// that the shard can be folded again from there once the log before it is gone. Checkpoints may go
 // on meanwhile; a reader finds the old base until the new one is whole. It fails where there
 // is no checkpoint yet.
 func (s *Store) SnapshotBase(ctx context.Context, shard int, epoch uint64) error {
@@ -39,14 +32,11 @@ func (s *Store) SnapshotBase(ctx context.Context, shard int, epoch uint64) error
 	sh.basing.Lock()
 	defer sh.basing.Unlock()
 
-	old, err := s.base(shard)
+	generation, _, err := s.base(shard)
 	if err != nil {
 		return err
 	}
-	generation := uint64(1)
-	if old != nil {
-		generation = old.Generation + 1
-	}
+	generation++
 	// What a copy that was cut short has left.
 	b := s.db.Pebble.NewBatch()
 	if err := b.DeleteRange(baseRowPrefix(shard, generation), prefixEnd(key(shard, baseRowKind)), nil); err != nil {
@@ -140,30 +130,31 @@ func (s *Store) copyRows(ctx context.Context, it *pebble.Iterator, shard int, pr
 	return flush()
 }
 
-// Base returns the shard's base snapshot; nil where there is none.
-func (s *Store) Base(ctx context.Context, shard int) (*Base, error) {
+// Base returns the meta of the shard's base snapshot, nil where there is none, and a number
+// that tells one base of the shard from another.
+func (s *Store) Base(ctx context.Context, shard int) (generation uint64, meta *footfallv1.CheckpointMeta, err error) {
 	_, leave, err := s.enter(ctx, shard)
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	defer leave()
 	return s.base(shard)
 }
 
-func (s *Store) base(shard int) (*Base, error) {
+func (s *Store) base(shard int) (generation uint64, meta *footfallv1.CheckpointMeta, err error) {
 	what := fmt.Sprintf("store shard %d base snapshot", shard)
 	v, err := s.get(key(shard, baseKind), what)
 	if err != nil || v == nil {
-		return nil, err
+		return 0, nil, err
 	}
 	if len(v) < 8 {
-		return nil, s.db.Corrupt(what, fmt.Sprintf("%d bytes are no base snapshot", len(v)))
+		return 0, nil, s.db.Corrupt(what, fmt.Sprintf("%d bytes are no base snapshot", len(v)))
 	}
-	out := &Base{Generation: binary.BigEndian.Uint64(v), Meta: &footfallv1.CheckpointMeta{}}
-	if err := proto.Unmarshal(v[8:], out.Meta); err != nil {
-		return nil, s.db.Corrupt(what, err.Error())
+	meta = &footfallv1.CheckpointMeta{}
+	if err := proto.Unmarshal(v[8:], meta); err != nil {
+		return 0, nil, s.db.Corrupt(what, err.Error())
 	}
-	return out, nil
+	return binary.BigEndian.Uint64(v), meta, nil
 }
 
 // ScanBase is Scan over a base snapshot: [ErrBaseReplaced] where the shard has another one
@@ -179,10 +170,10 @@ func (s *Store) ScanBase(ctx context.Context, shard int, generation uint64, afte
 		return nil, err
 	}
 	// Asked after the scan: rows may have been removed under it.
-	switch now, err := s.base(shard); {
+	switch now, meta, err := s.base(shard); {
 	case err != nil:
 		return nil, err
-	case now == nil || now.Generation != generation:
+	case meta == nil || now != generation:
 		return nil, ErrBaseReplaced
 	}
 	return out, nil
@@ -196,11 +187,11 @@ func (s *Store) NeededFrom(ctx context.Context, shard int) (uint64, error) {
 		return 0, err
 	}
 	defer leave()
-	base, err := s.base(shard)
+	_, base, err := s.base(shard)
 	if err != nil || base == nil {
 		return 0, err
 	}
-	next := base.Meta.GetNextOffset()
+	next := base.GetNextOffset()
 	meta, err := s.meta(shard)
 	if err != nil {
 		return 0, err
