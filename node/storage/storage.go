@@ -143,20 +143,17 @@ var (
 
 // Base implements actors.Bases.
 func (s *Store) Base(ctx context.Context, shard int) (*footfallv1.CheckpointMeta, error) {
-	base, err := s.Store.Base(ctx, shard)
-	if err != nil || base == nil {
-		return nil, err
-	}
-	return base.Meta, nil
+	_, meta, err := s.Store.Base(ctx, shard)
+	return meta, err
 }
 
 // ScanBase implements actors.Bases.
 func (s *Store) ScanBase(ctx context.Context, shard int, after string, limit int) ([]messages.CustomerRecord, error) {
-	base, err := s.Store.Base(ctx, shard)
-	if err != nil || base == nil {
+	generation, meta, err := s.Store.Base(ctx, shard)
+	if err != nil || meta == nil {
 		return nil, err
 	}
-	return s.Store.ScanBase(ctx, shard, base.Generation, after, limit)
+	return s.Store.ScanBase(ctx, shard, generation, after, limit)
 }
 
 // DeadLetters returns at most limit dead letters in order of shard and position: of each
