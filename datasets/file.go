@@ -49,7 +49,7 @@ func openFile(ctx context.Context, path string, opt Options) (*Dataset, error) {
 		if err != nil {
 			return err
 		}
-		defer f.Close()
+		defer func() { _ = f.Close() }()
 		in, done, err := decompress(f)
 		if err != nil {
 			return fmt.Errorf("%s: %w", path, err)
@@ -84,7 +84,7 @@ func orUSD(currency string) string {
 func decompress(f io.Reader) (io.Reader, func(), error) {
 	in := bufio.NewReaderSize(f, blockSize)
 	head, err := in.Peek(4)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, nil, err
 	}
 	switch {
@@ -111,7 +111,7 @@ func rows(r io.Reader) iter.Seq2[[]byte, error] {
 		}
 		first, err := skipSpace(in)
 		switch {
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			return
 		case err != nil:
 			yield(nil, err)
@@ -121,7 +121,7 @@ func rows(r io.Reader) iter.Seq2[[]byte, error] {
 			yield(nil, fmt.Errorf("is neither NDJSON nor a JSON array: it begins with %q", first))
 		default:
 			line, err := readLine(in)
-			if err != nil && err != io.EOF {
+			if err != nil && !errors.Is(err, io.EOF) {
 				yield(nil, err)
 				return
 			}
@@ -153,11 +153,11 @@ func skipSpace(in *bufio.Reader) (byte, error) {
 func lines(in *bufio.Reader, yield func([]byte, error) bool) {
 	for {
 		line, err := readLine(in)
-		if err != nil && err != io.EOF {
+		if err != nil && !errors.Is(err, io.EOF) {
 			yield(nil, err)
 			return
 		}
-		if !blank(line) && !yield(line, nil) || err == io.EOF {
+		if !blank(line) && !yield(line, nil) || errors.Is(err, io.EOF) {
 			return
 		}
 	}
@@ -180,7 +180,7 @@ func readLine(in *bufio.Reader) ([]byte, error) {
 		} else {
 			line = append(line, part...)
 		}
-		if err != bufio.ErrBufferFull {
+		if !errors.Is(err, bufio.ErrBufferFull) {
 			if line = bytes.TrimSpace(line); line == nil && !long {
 				line = []byte{}
 			}
@@ -213,13 +213,13 @@ func values(dec *json.Decoder, array bool, yield func([]byte, error) bool) {
 			return
 		}
 	}
-	if _, err := dec.Token(); err != io.EOF && array {
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) && array {
 		yield(nil, fmt.Errorf("byte %d: something follows the array", dec.InputOffset()))
 	}
 }
 
 func malformed(row int, offset int64, err error) error {
-	if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return fmt.Errorf("byte %d: the file ends within the events: it is truncated", offset)
 	}
 	return fmt.Errorf("row %d, byte %d: malformed JSON: %w", row, offset, err)

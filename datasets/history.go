@@ -281,7 +281,7 @@ type openRun struct {
 
 // advance moves to the next event and reports whether there is one, or a failure to tell of.
 func (r *openRun) advance() bool {
-	if r.err = r.next(r); r.err == io.EOF {
+	if r.err = r.next(r); errors.Is(r.err, io.EOF) {
 		return false
 	}
 	if r.err != nil {
@@ -389,7 +389,7 @@ func openHistory(path string) (*history, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	corrupt := func(reason string) error { return &messages.CorruptError{What: path, Reason: reason} }
 	size, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
@@ -457,7 +457,7 @@ func (h *history) blocks(ctx context.Context) iter.Seq2[[]byte, error] {
 			yield(nil, err)
 			return
 		}
-		defer f.Close()
+		defer func() { _ = f.Close() }()
 		dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(1<<30))
 		if err != nil {
 			yield(nil, err)

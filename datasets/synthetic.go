@@ -199,10 +199,10 @@ func (m *maker) share(j uint64) float64 {
 // time is the instant at which a share of everything has happened: the inverse of the rhythm.
 func (m *maker) time(share float64) int64 {
 	d := sort.SearchFloat64s(m.days, share)
-	if d > 0 && (d > m.Synthetic.Days || m.days[d] > share) {
+	if d > 0 && (d > m.Days || m.days[d] > share) {
 		d--
 	}
-	d = min(d, m.Synthetic.Days-1)
+	d = min(d, m.Days-1)
 	inDay := (share - m.days[d]) / (m.days[d+1] - m.days[d])
 	h := 0
 	for h < 23 && m.hours[h+1] <= inDay {
@@ -280,7 +280,7 @@ func (m *maker) lookBack(j, reach uint64, kind syntheticKind) (uint64, bool) {
 }
 
 // perDay is how many events a day has on average.
-func (m *maker) perDay() uint64 { return 1 + m.Events/uint64(m.Synthetic.Days) }
+func (m *maker) perDay() uint64 { return 1 + m.Events/uint64(m.Days) }
 
 // event makes event j.
 func (m *maker) event(j uint64) *footfallv1.Event {
@@ -307,6 +307,8 @@ func (m *maker) event(j uint64) *footfallv1.Event {
 		} else {
 			kind = makePageView
 		}
+	case makePurchase, makeCampaign, makeProfile:
+		// They stand for themselves.
 	}
 	ev.CustomerId = "s" + strconv.FormatUint(customer, 10)
 	switch kind {

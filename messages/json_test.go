@@ -2,7 +2,6 @@ package messages
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -33,9 +32,9 @@ func TestDecodeJSONEvent(t *testing.T) {
 }
 
 func TestDecodeJSONEventFaults(t *testing.T) {
-	change := func(old, new string) string {
-		require.Contains(t, documented, old)
-		return strings.Replace(documented, old, new, 1)
+	change := func(from, to string) string {
+		require.Contains(t, documented, from)
+		return strings.Replace(documented, from, to, 1)
 	}
 	for _, c := range []struct{ raw, field, reason string }{
 		{``, "", "truncated"},
@@ -169,7 +168,7 @@ func TestSplitJSONEventsFaults(t *testing.T) {
 		parts, err := SplitJSONEvents([]byte(c.body))
 		require.Nil(t, parts)
 		framing := new(FramingError)
-		require.True(t, errors.As(err, &framing), "%.60s", c.body)
+		require.ErrorAs(t, err, &framing, "%.60s", c.body)
 		require.Contains(t, framing.Reason, c.reason, "%.60s", c.body)
 		require.Equal(t, [2]int{c.line, c.offset}, [2]int{framing.Line, framing.Offset}, "%.60s: %s", c.body, framing.Reason)
 	}
@@ -193,7 +192,7 @@ func FuzzDecodeJSONEvent(f *testing.F) {
 		std := protojson.Unmarshal(raw, new(pb.Event))
 		if fault == nil {
 			require.NoError(t, std)
-			testValidator.Validate(ev)
+			_ = testValidator.Validate(ev)
 			return
 		}
 		require.Error(t, std)
@@ -229,7 +228,7 @@ func FuzzSplitJSONEvents(f *testing.F) {
 			i := strings.Index(string(body[at:]), string(p))
 			require.GreaterOrEqual(t, i, 0)
 			at += i + len(p)
-			DecodeJSONEvent(p)
+			_, _ = DecodeJSONEvent(p)
 		}
 		var items []json.RawMessage
 		if json.Unmarshal(body, &items) == nil && items != nil {
