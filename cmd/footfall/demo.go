@@ -78,8 +78,6 @@ type demo struct {
 	client     *client
 	data       *datasets.Dataset
 	state      demoState
-	firstID    string // of the first event of the history
-	firstEvent string
 	firstAfter time.Duration // from the start to the first answer; 0 before it
 }
 
@@ -198,7 +196,7 @@ func (d *demo) show(ctx context.Context) error {
 		if err := d.feed(ctx); err != nil {
 			return err
 		}
-	} else if err := d.firstAnswer(ctx, ""); err != nil {
+	} else if err := d.firstAnswer(ctx); err != nil {
 		return err
 	}
 	s, err := d.summarize(ctx)
@@ -233,18 +231,11 @@ func (d *demo) feed(ctx context.Context) error {
 	}
 	d.step("replaying %s of %s households, %s to %s", things(int(d.data.Total), "event"), count(d.data.Customers),
 		behavior.FormatDate(d.data.FirstDay), behavior.FormatDate(d.data.LastDay))
-	for ev, err := range d.data.Events(ctx) {
-		if err != nil {
-			return err
-		}
-		d.firstID, d.firstEvent = ev.GetCustomerId(), ev.GetEventId()
-		break
-	}
 	report, err := d.replayInto(ctx, d.client, d.data, replay.Options{
 		Then: footfallv1.ClockMode_CLOCK_MODE_WALL,
 		DayEnded: func(ctx context.Context, day int32) error {
 			if d.firstAfter == 0 {
-				if err := d.firstAnswer(ctx, d.firstEvent); err != nil {
+				if err := d.firstAnswer(ctx); err != nil {
 					return err
 				}
 			}
@@ -273,20 +264,22 @@ func (d *demo) feed(ctx context.Context) error {
 	return d.save()
 }
 
-// firstAnswer asks about a customer and notes how long it took until there was an answer.
-func (d *demo) firstAnswer(ctx context.Context, waitFor string) error {
-	id := d.firstID
-	if id == "" {
-		for ev, err := range d.data.Events(ctx) {
-			if err != nil {
-				return err
-			}
-			id = ev.GetCustomerId()
-			break
+// firstAnswer asks about the first customer and notes how long it took until there was an
+// answer.
+func (d *demo) firstAnswer(ctx context.Context) error {
+	id := ""
+	for ev, err := range d.data.Events(ctx) {
+		if err != nil {
+			return err
 		}
+		id = ev.GetCustomerId()
+		break
 	}
 	err := replay.Retry(ctx, replay.DefaultPatience, func(ctx context.Context) error {
-		_, err := d.client.GetCustomer(ctx, &footfallv1.GetCustomerRequest{CustomerId: id, WaitFor: waitFor})
+		_, err := d.client.GetCustomer(ctx, &footfallv1.GetCustomerRequest{CustomerId: id})
+		if status.Code(err) == codes.NotFound { // its first event is in the log, and not folded yet
+			return status.Error(codes.Unavailable, err.Error())
+		}
 		return err
 	})
 	d.firstAfter = d.now().Sub(d.began)

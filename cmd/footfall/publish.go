@@ -136,8 +136,11 @@ func (a *app) publish(ctx context.Context, c *client, in io.Reader, producer str
 		result.reject(rejected{lineOf[r.Row-1], r.EventID, r.Field, r.Reason})
 	}
 	result.Accepted = p.Counts().Accepted
+	if err != nil && result.Accepted > 0 {
+		return fmt.Errorf("%w (%s accepted; publish the rest, or all again)", err, things(int(result.Accepted), "event"))
+	}
 	if err != nil {
-		return fmt.Errorf("%w (%d events are accepted; publish again to go on)", err, result.Accepted)
+		return err
 	}
 	return a.printPublished(&result)
 }

@@ -373,15 +373,19 @@ func (d *demo) printSummary(s *summary) error {
 	if len(s.Interesting) > 0 {
 		id = s.Interesting[0].CustomerID
 	}
-	for _, line := range [][2]string{
+	t = newTable("look at", "for")
+	for _, row := range []table.Row{
 		{"http://" + d.http + "/", "what this node answers"},
 		{"http://" + d.http + "/v1/customers/" + id, "a customer as JSON"},
 		{"http://" + d.http + "/metrics", "every shard, for Prometheus"},
 		{"bin/footfall shards" + node, "who owns what, and how far it is"},
 		{"bin/footfall customer " + id + " --history" + node, "every event, and the state after it"},
-		{"bin/footfall verify" + node, "prove that every state is the fold of its log"},
+		{"bin/footfall verify" + node, "the proof that every state is the fold of its log"},
 	} {
-		fmt.Fprintf(d.out, "  %-46s %s\n", line[0], line[1])
+		t.AppendRow(row)
+	}
+	if err := d.printTable(t); err != nil {
+		return err
 	}
 	fmt.Fprintf(d.out, "\nServing. Ctrl-C stops it; what it knows stays in %s.\n", d.dir)
 	return nil

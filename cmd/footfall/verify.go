@@ -59,6 +59,9 @@ type verified struct {
 	Differences []difference `json:"differences"`
 }
 
+// maxDifferences is how many of them a person reads.
+const maxDifferences = 20
+
 type difference struct {
 	Shard uint32 `json:"shard"`
 	What  string `json:"what"`
@@ -99,8 +102,11 @@ func (a *app) verify(_ context.Context, next func() (*footfallv1.VerifyProgress,
 			return err
 		}
 	} else {
-		for _, d := range sum.Differences {
+		for _, d := range sum.Differences[:min(len(sum.Differences), maxDifferences)] {
 			fmt.Fprintf(a.out, "shard %d: %s\n", d.Shard, oneLine(d.What))
+		}
+		if more := len(sum.Differences) - maxDifferences; more > 0 {
+			fmt.Fprintf(a.out, "and %s more: --output json has them\n", count(more))
 		}
 		outcome := "equal"
 		if !sum.Equal {

@@ -28,7 +28,7 @@ type Source struct {
 type Fold struct {
 	cal       *behavior.Calendar
 	validator messages.Validator
-	records   map[string]behavior.Record
+	records   map[string]*behavior.Record
 	event     behavior.Event
 	rows      uint64
 }
@@ -38,7 +38,7 @@ func NewFold(loc *time.Location, currency string) *Fold {
 	return &Fold{
 		cal:       behavior.NewCalendar(loc),
 		validator: messages.Validator{Currency: currency},
-		records:   make(map[string]behavior.Record),
+		records:   make(map[string]*behavior.Record),
 	}
 }
 
@@ -55,13 +55,13 @@ func (f *Fold) Apply(ev *footfallv1.Event) error {
 	if err := behavior.Flatten(ev, &f.event); err != nil {
 		return fmt.Errorf("event %d (%s of customer %s): %w", f.rows, ev.GetEventId(), ev.GetCustomerId(), err)
 	}
-	old, known := f.records[ev.CustomerId]
-	rec, _ := behavior.Apply(old, &f.event, f.cal)
-	id := ev.CustomerId
-	if !known {
-		id = strings.Clone(id) // the event's strings may share the memory of many others
+	rec := f.records[ev.CustomerId]
+	if rec == nil {
+		rec = new(behavior.Record)
+		// The event's strings may share the memory of many others.
+		f.records[strings.Clone(ev.CustomerId)] = rec
 	}
-	f.records[id] = rec
+	*rec, _ = behavior.Apply(*rec, &f.event, f.cal)
 	return nil
 }
 
@@ -69,7 +69,7 @@ func (f *Fold) Apply(ev *footfallv1.Event) error {
 func (f *Fold) Customers() iter.Seq2[string, behavior.Record] {
 	return func(yield func(string, behavior.Record) bool) {
 		for _, id := range slices.Sorted(maps.Keys(f.records)) {
-			if rec := f.records[id]; rec.Exists() && !yield(id, rec) {
+			if rec := *f.records[id]; rec.Exists() && !yield(id, rec) {
 				return
 			}
 		}
