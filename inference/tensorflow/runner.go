@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	tf "github.com/galeone/tensorflow/tensorflow/go"
 	pb "github.com/galeone/tensorflow/tensorflow/go/core/protobuf/for_core_protos_go_proto"
@@ -34,7 +35,11 @@ type Options struct {
 }
 
 // Runner loads models. It may be used from several goroutines.
-type Runner struct{ options Options }
+type Runner struct {
+	options Options
+	// closed is set while closed sessions may wait for the collector.
+	closed atomic.Bool
+}
 
 var _ inference.Runner = (*Runner)(nil)
 
@@ -51,8 +56,13 @@ func New(o Options) (*Runner, error) {
 // Version names the library: "TensorFlow 2.21.0".
 func (r *Runner) Version() string { return "TensorFlow " + tf.Version() }
 
-// Load implements [inference.Runner]. Devices are "CPU:0" and so on.
+// Load implements [inference.Runner]. Devices are "CPU:0" and so on. It first has the
+// collector find the sessions that were closed: to Go they are but a pointer each, so that
+// it would be in no hurry, and their memory may be what the new one needs.
 func (r *Runner) Load(ctx context.Context, dir string, c *inference.Contract, device string) (inference.Session, error) {
+	if r.closed.Swap(false) {
+		runtime.GC()
+	}
 	s, err := r.load(ctx, dir, c, device)
 	if err != nil {
 		return nil, fmt.Errorf("tensorflow: %w", err)
@@ -76,6 +86,7 @@ func (r *Runner) load(ctx context.Context, dir string, c *inference.Contract, de
 	if err != nil {
 		return nil, err
 	}
+	s.closed = &r.closed
 	pin(graph, "/device:"+device)
 
 	folder, err := os.MkdirTemp("", "footfall-model-")

@@ -3,8 +3,8 @@ package tensorflow
 import (
 	"errors"
 	"fmt"
-	"runtime"
 	"sync"
+	"sync/atomic"
 
 	tf "github.com/galeone/tensorflow/tensorflow/go"
 	tg "github.com/galeone/tfgo"
@@ -31,6 +31,9 @@ type session struct {
 	inputs  []input
 	output  place
 	fetches []tf.Output
+
+	// closed is the runner's.
+	closed *atomic.Bool
 
 	// mu is held for reading by runs.
 	mu    sync.RWMutex
@@ -111,15 +114,14 @@ func write(t *tf.Tensor, out []float32) error {
 	}
 }
 
-// Close implements [inference.Session]. tfgo closes the library's session when a model is
-// collected, so that collection is asked for: the memory behind it may be large, though Go
-// sees but a pointer.
+// Close implements [inference.Session]. The memory is given back when the collector finds
+// the model, which is where tfgo closes the library's session; see [Runner.Load].
 func (s *session) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.model != nil {
 		s.model, s.inputs, s.fetches = nil, nil, nil
-		runtime.GC()
+		s.closed.Store(true)
 	}
 	return nil
 }

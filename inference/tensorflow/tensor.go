@@ -22,17 +22,21 @@ import (
 // only when the collector finds it, and the collector does not know of its megabytes: at
 // full speed gigabytes would wait for a collection that has no reason to come. So they are
 // freed here, by the pointer, whose place is looked up by name.
-var tensorHandle = func() (h struct {
+var tensorHandle = findHandle()
+
+type handle struct {
 	offset uintptr
 	err    error
-}) {
+}
+
+func findHandle() (h handle) {
 	f, ok := reflect.TypeFor[tf.Tensor]().FieldByName("c")
 	if !ok || f.Type.Kind() != reflect.Pointer {
 		h.err = fmt.Errorf("the binding's tensors have no pointer named c: this package needs the version that go.mod names")
 	}
 	h.offset = f.Offset
 	return h
-}()
+}
 
 // free deletes a tensor that nobody uses any more.
 func free(t *tf.Tensor) {
