@@ -191,11 +191,14 @@ func (a *app) printCustomer(c *footfallv1.Customer, loc *time.Location, currency
 		fmt.Fprintf(a.out, "\n%s\n", bold("Scores"))
 		t := newTable("model", ">value", "", "version", "of")
 		for _, s := range c.GetScores() {
-			drawn := ""
-			if s.GetValue() >= 0 && s.GetValue() <= 1 && s.GetModel() != segmentation {
+			shown, drawn := fmt.Sprintf("%.3f", s.GetValue()), ""
+			switch {
+			case s.GetModel() == segmentation:
+				shown, drawn = value(s.GetValue()), c.GetSegment()
+			case s.GetValue() >= 0 && s.GetValue() <= 1:
 				drawn = bar(s.GetValue(), 24)
 			}
-			t.AppendRow(table.Row{s.GetModel(), fmt.Sprintf("%.3f", s.GetValue()), drawn, s.GetVersion(), stamp(s.GetTime(), loc)})
+			t.AppendRow(table.Row{s.GetModel(), shown, drawn, s.GetVersion(), stamp(s.GetTime(), loc)})
 		}
 		if err := a.printTable(t); err != nil {
 			return err
@@ -260,26 +263,30 @@ func (a *app) printSequence(c *footfallv1.Customer, currency string) error {
 }
 
 func (a *app) printLifetime(l *footfallv1.Lifetime, currency string) {
-	fmt.Fprintf(a.out, "\n%s %s events", text.Bold.Sprint("Lifetime"), count(l.GetEvents()))
+	parts := []string{things(int(l.GetEvents()), "event")}
 	for _, part := range []struct {
-		n    uint64
-		what string
+		n         uint64
+		one, many string
 	}{
-		{l.GetPurchases(), "purchases"},
-		{l.GetShoppingDays(), "shopping days"},
-		{l.GetRefunds(), "refunds"},
-		{l.GetPageViews(), "page views"},
-		{l.GetCartAdds(), "put into carts"},
-		{l.GetCartRemoves(), "taken out of carts"},
-		{l.GetCampaignsReceived(), "campaigns received"},
-		{l.GetCouponsRedeemed(), "coupons redeemed"},
-		{l.GetTooLate(), "too late to count by day"},
+		{l.GetPurchases(), "purchase", "purchases"},
+		{l.GetShoppingDays(), "shopping day", "shopping days"},
+		{l.GetRefunds(), "refund", "refunds"},
+		{l.GetPageViews(), "page view", "page views"},
+		{l.GetCartAdds(), "put into a cart", "put into carts"},
+		{l.GetCartRemoves(), "taken out of a cart", "taken out of carts"},
+		{l.GetCampaignsReceived(), "campaign received", "campaigns received"},
+		{l.GetCouponsRedeemed(), "coupon redeemed", "coupons redeemed"},
+		{l.GetTooLate(), "too late to count by day", "too late to count by day"},
 	} {
-		if part.n > 0 {
-			fmt.Fprintf(a.out, ", %s %s", count(part.n), part.what)
+		switch part.n {
+		case 0:
+		case 1:
+			parts = append(parts, "1 "+part.one)
+		default:
+			parts = append(parts, count(part.n)+" "+part.many)
 		}
 	}
-	fmt.Fprintln(a.out)
+	fmt.Fprintf(a.out, "\n%s %s\n", text.Bold.Sprint("Lifetime"), strings.Join(parts, ", "))
 	if l.GetFirstShoppingDay() != "" {
 		fmt.Fprintf(a.out, "         %s %s spent, %s saved, from %s to %s\n", l.GetSpend(), currency, l.GetDiscount(), l.GetFirstShoppingDay(), l.GetLastShoppingDay())
 	}

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"footfall/messages/footfallv1"
+)
+
+func writeFile(t *testing.T, name, body string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	require.NoError(t, os.WriteFile(path, []byte(body), 0o600))
+	return path
+}
+
+func viewLine(id, customer, time string) string {
+	return fmt.Sprintf(`{"event_id":%q,"customer_id":%q,"time":%q,"page_view":{"url":"/"}}`, id, customer, time)
+}
+
+// lifetimeOf asks a node how many events a customer has.
+func lifetimeOf(t *testing.T, addr, customer, waitFor string) (events, views uint64) {
+	t.Helper()
+	r := footfall(t, "", "customer", customer, "--wait-for", waitFor, "-o", "json", "--node", addr)
+	require.Equal(t, exitOK, r.code, r.err)
+	var c struct {
+		Lifetime struct {
+			Events    uint64
+			PageViews uint64 `json:"page_views"`
+		}
+	}
+	require.NoError(t, json.Unmarshal([]byte(r.out), &c))
+	return c.Lifetime.Events, c.Lifetime.PageViews
+}
+
+// Of a file the good events are accepted, the bad ones named by line; again, nothing changes.
+func TestPublishFile(t *testing.T) {
+	addr, _ := realNode(t, t.TempDir(), footfallv1.ClockMode_CLOCK_MODE_DRIVEN)
+	path := writeFile(t, "events.ndjson", strings.Join([]string{
+		viewLine("e1", "900", "2017-01-01T10:00:00Z"),
+		"",
+		`{"event_id":"e2","customer_id":"900","time":"2017-01-01T10:00:00Z"}`,
+		`{"event_id":"e3","customer_id":"900","tyme":"2017-01-01T10:00:00Z"}`,
+		viewLine("e4", "900", "2017-01-01T11:00:00Z"),
+		`{"event_id":"e5","customer`,
+	}, "\n"))
+	for range 2 {
+		r := footfall(t, "", "publish", path, "--node", addr)
+		require.Equal(t, exitFailed, r.code)
+		require.Empty(t, r.err)
+		lines := strings.Split(strings.TrimSpace(r.out), "\n")
+		require.Len(t, lines, 4)
+		require.Contains(t, lines[0], "line 3 (e2): kind: one kind of event is required")
+		require.Equal(t, "line 4 (e3): tyme: no such field", lines[1])
+		require.Contains(t, lines[2], "line 6: malformed JSON")
+		require.Equal(t, "2 accepted, 3 rejected", lines[3])
+		events, views := lifetimeOf(t, addr, "900", "e4")
+		require.EqualValues(t, 2, events)
+		require.EqualValues(t, 2, views)
+	}
+	var p published
+	r := footfall(t, "", "publish", path, "--node", addr, "-o", "json")
+	require.NoError(t, json.Unmarshal([]byte(r.out), &p))
+	require.EqualValues(t, 2, p.Accepted)
+	require.Equal(t, rejected{4, "e3", "tyme", "no such field"}, p.Rejected[1])
+}
+
+func TestPublishForms(t *testing.T) {
+	addr, _ := realNode(t, t.TempDir(), footfallv1.ClockMode_CLOCK_MODE_DRIVEN)
+	a, b := viewLine("a", "1", "2017-01-01T10:00:00Z"), viewLine("b", "1", "2017-01-01T10:00:00Z")
+	bad := `{"event_id":"c","customer_id":"1"}`
+	for name, tt := range map[string]struct {
+		body, out, err string
+		code           int
+	}{
+		"one object":       {a, "1 accepted, 0 rejected\n", "", exitOK},
+		"an array":         {"[" + a + "," + b + "]", "2 accepted, 0 rejected\n", "", exitOK},
+		"a pretty array":   {"[\n" + a + ",\n\n" + bad + "\n]\n", "line 4 (c): time: is required\n1 accepted, 1 rejected\n", "", exitFailed},
+		"a batch":          {`{"events":[` + a + "," + b + "]}", "2 accepted, 0 rejected\n", "", exitOK},
+		"a pretty batch":   {"\n{\n\"events\": [\n" + bad + "]}", "line 4 (c): time: is required\n0 accepted, 1 rejected\n", "", exitFailed},
+		"lines":            {"\n" + a + "\n" + b + "\n", "2 accepted, 0 rejected\n", "", exitOK},
+		"arrays in lines":  {"[" + a + "]\n[" + b + "," + bad + "]\n", "line 2 (c): time: is required\n2 accepted, 1 rejected\n", "", exitFailed},
+		"nothing":          {"", "", "footfall: there is no event to publish\n", exitFailed},
+		"no JSON":          {"hello\n", "", "footfall: line 1, byte 0: ", exitFailed},
+		"a truncated list": {"[\n" + a + ",\n", "", "footfall: line 3, byte ", exitFailed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := footfall(t, tt.body, "publish", "-", "--node", addr)
+			require.Equal(t, tt.code, r.code, r.err)
+			require.Equal(t, tt.out, r.out)
+			if tt.err == "" {
+				require.Empty(t, r.err)
+			} else {
+				require.Contains(t, r.err, tt.err)
+			}
+		})
+	}
+}
+
+// A replayed file drives the clock, and again it changes nothing; the data are verified while
+// the node runs and after.
+func TestReplayFile(t *testing.T) {
+	dir := t.TempDir()
+	addr, stop := realNode(t, dir, footfallv1.ClockMode_CLOCK_MODE_DRIVEN)
+	var lines []string
+	for day := 1; day <= 9; day++ {
+		for i := range 20 {
+			lines = append(lines, viewLine(fmt.Sprintf("e-%d-%d", day, i), fmt.Sprint(i%7), fmt.Sprintf("2017-01-%02dT10:%02d:00Z", day, i)))
+		}
+	}
+	path := writeFile(t, "history.ndjson", strings.Join(lines, "\n"))
+	t.Setenv("FOOTFALL_CACHE", t.TempDir())
+
+	replay := func(args ...string) replayed {
+		t.Helper()
+		r := footfall(t, "", append([]string{"replay", path, "--node", addr, "-o", "json"}, args...)...)
+		require.Equal(t, exitOK, r.code, r.err)
+		var have replayed
+		require.NoError(t, json.Unmarshal([]byte(r.out), &have))
+		return have
+	}
+	first := replay("--until", "2017-01-04")
+	require.EqualValues(t, 80, first.Accepted)
+	require.Equal(t, 4, first.Ticks)
+	require.Equal(t, "driven", first.Clock)
+	all := replay()
+	require.EqualValues(t, 180, all.Accepted)
+	require.EqualValues(t, 80, all.Duplicates)
+	require.Equal(t, 5, all.Ticks)
+	again := replay("--then", "wall")
+	require.EqualValues(t, 180, again.Duplicates)
+	require.Zero(t, again.Ticks)
+	require.Contains(t, footfall(t, "", "cluster", "--node", addr).out, "clock wall")
+	require.Contains(t, footfall(t, "", "replay", path, "--node", addr).out, "the clock is wall: the node ends days itself")
+
+	require.Equal(t, "4 shards, 7 customers, 180 events: equal\n", footfall(t, "", "verify", "--node", addr).out)
+	r := footfall(t, "", "verify", "--data", dir)
+	require.Equal(t, exitFailed, r.code, "a node runs on the data")
+	stop()
+	require.Equal(t, "4 shards, 7 customers, 180 events: equal\n", footfall(t, "", "verify", "--data", dir).out)
+	r = footfall(t, "", "verify", "--data", dir, "--shard", "9")
+	require.Equal(t, result{exitUsage, "", "footfall: --shard 9: this data has shards 0 to 3: see 'footfall verify --help'\n"}, r)
+}
+
+func TestReplayReportsRejectedEvents(t *testing.T) {
+	addr, _ := realNode(t, t.TempDir(), footfallv1.ClockMode_CLOCK_MODE_DRIVEN)
+	t.Setenv("FOOTFALL_CACHE", t.TempDir())
+	// The file's currency is EUR, the node's USD.
+	path := writeFile(t, "euro.ndjson", `{"event_id":"e","customer_id":"1","time":"2017-01-01T10:00:00Z","purchase":{"currency":"EUR","lines":[{"amount":"1"}]}}`+"\n"+viewLine("v", "1", "2017-01-01T11:00:00Z"))
+	r := footfall(t, "", "replay", path, "--node", addr, "--currency", "EUR")
+	require.Equal(t, exitOK, r.code)
+	require.Contains(t, r.out, "1 rejected: purchase.currency: must be empty or USD")
+	require.Contains(t, r.err, "footfall: 1 event rejected, the first: event 1 (e): purchase.currency: ")
+	require.Equal(t, exitFailed, footfall(t, "", "replay", path, "--node", addr, "--currency", "EUR", "--strict").code)
+}
