@@ -45,7 +45,7 @@ func (s *shard) feed(m *feed) {
 		s.residents.at(slot).record().Features(ev.Time, s.cal, &out)
 		s.fedSum += math.Float64bits(out[6]) ^ math.Float64bits(out[9])
 	}
-	s.residents.compact()
+	s.residents.compact(holesBusy, len(s.residents.segments))
 	m.done <- m.events
 }
 

@@ -22,8 +22,9 @@ import (
 //	          └────────┴───────┴───────┴───────┴────────┴───────┴────┴────────┴────────┴───────┘
 //
 // A record changes in place while it fits its cell; one that outgrows it moves to the end
-// of the last segment and leaves a hole. Once holes are more than a quarter of the memory,
-// the emptiest segments are emptied into the last one (as log-structured memory does).
+// of the last segment and leaves a hole. Once holes are more than a fifth of the memory,
+// the emptiest segments are emptied into the last one (as log-structured memory does); a
+// shard that has nothing else to do goes on until they are a thirtieth.
 //
 // Invariants:
 //  1. index and slots name exactly the live cells, each once.
@@ -50,12 +51,12 @@ type residents struct {
 	hash func(string) uint64
 }
 
-// ref is a place: the segment's number above 15 bits of offset in units of 8 bytes.
+// ref is a place: the segment's number above 13 bits of offset in units of 8 bytes.
 type ref uint32
 
 const (
-	segmentBytes = 256 << 10
-	refBits      = 15
+	segmentBytes = 64 << 10
+	refBits      = 13
 	noRef        = ref(1<<32 - 1)
 )
 
@@ -129,7 +130,7 @@ func (r *residents) bytes() int64 {
 }
 
 // load is what the customers need of the memory: bytes without the holes. It is what a
-// budget bounds; holes are at most a quarter and two segments more.
+// budget bounds; holes are at most a fifth and two segments more.
 func (r *residents) load() int64 { return r.live + int64(r.len())*indexBytes }
 
 // indexBytes is what index and slots cost for a customer, roughly.
@@ -141,7 +142,7 @@ func (r *residents) at(slot uint32) cell {
 	return cell(b[:binary.LittleEndian.Uint32(b)])
 }
 
-// live reports whether a slot is in use.
+// inUse reports whether a slot has a customer.
 func (r *residents) inUse(slot uint32) bool { return r.slots[slot] != noRef }
 
 // find returns the slot of a resident customer.
@@ -290,10 +291,19 @@ func (r *residents) evict(slot uint32) {
 	r.freeSlots = append(r.freeSlots, slot)
 }
 
-// compact empties segments until holes are less than a quarter again. Its cost is that of
-// copying what lives in them, at most three times the bytes that became holes.
-func (r *residents) compact() {
-	for r.used-r.live > r.used/4+segmentBytes {
+// The share of holes, 1/n, at which segments are emptied.
+const (
+	holesBusy = 5
+	holesIdle = 30
+)
+
+// compact empties segments until holes are less than one nth of the memory, most segments at
+// a time at most, and reports whether it got there.
+func (r *residents) compact(nth int64, most int) bool {
+	for range most {
+		if r.used-r.live <= r.used/nth+segmentBytes {
+			return true
+		}
 		victim, least := -1, segmentBytes
 		for i, s := range r.segments {
 			if s != nil && uint32(i) != r.head && s.live < least {
@@ -301,10 +311,11 @@ func (r *residents) compact() {
 			}
 		}
 		if victim < 0 {
-			return
+			return true
 		}
 		r.empty(uint32(victim))
 	}
+	return false
 }
 
 func (r *residents) empty(victim uint32) {
@@ -328,6 +339,3 @@ func (r *residents) empty(victim uint32) {
 		r.spare = s.buf
 	}
 }
-
-// drop forgets everything and gives the memory back.
-func (r *residents) drop() { *r = *newResidents() }

@@ -43,7 +43,7 @@ func TestResidentsAgainstMap(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"put": func(t *rapid.T) {
 				id := id.Draw(t, "id")
-				rec := bytes("record", 1, 40000)
+				rec := bytes("record", 1, 30000)
 				slot, ok := r.find(id)
 				c := want[id]
 				if ok {
@@ -94,7 +94,7 @@ func TestResidentsAgainstMap(t *testing.T) {
 				}
 				check(id)
 			},
-			"compact": func(*rapid.T) { r.compact() },
+			"compact": func(*rapid.T) { r.compact(holesIdle, 3) },
 			"": func(t *rapid.T) {
 				require.Equal(t, len(want), r.len())
 				for id := range want {

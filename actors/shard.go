@@ -359,6 +359,9 @@ func retryable(err error) bool {
 	return !errors.As(err, &gap) && !errors.As(err, &regressed) && !errors.As(err, &corrupt) && !errors.As(err, &stale)
 }
 
+// idleSegments is how many segments an idle shard empties at a time.
+const idleSegments = 32
+
 // maintain is sent a few times a second.
 func (s *shard) maintain(now time.Time) {
 	switch s.state {
@@ -368,6 +371,9 @@ func (s *shard) maintain(now time.Time) {
 		}
 	case Active:
 		s.tickByWall(now)
+		if len(s.inbox.queue) == 0 {
+			s.residents.compact(holesIdle, idleSegments)
+		}
 	}
 }
 
