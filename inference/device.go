@@ -153,8 +153,7 @@ func Start(ctx context.Context, config Config) (*Device, error) {
 		failures: make(map[*Contract]error),
 	}
 	if err := d.load(ctx); err != nil {
-		d.unload()
-		return nil, err
+		return nil, errors.Join(err, d.unload())
 	}
 	for range d.InFlight {
 		d.workers.Go(func() {

@@ -664,7 +664,7 @@ func TestDeviceProperty(t *testing.T) {
 		registry, err := OpenRegistry(dir, testLayout)
 		require.NoError(t, err)
 		var running atomic.Int64
-		d, err := Start(context.Background(), Config{
+		d, err := Start(t.Context(), Config{
 			System: newSystem(), Registry: registry, MaxRows: maxRows, QueueRows: queue, InFlight: inFlight, MaxDelay: 10 * time.Microsecond,
 			Runner: &fakeRunner{run: func(c *Contract, in Batch, out []float32) error {
 				if n := running.Add(1); n > int64(inFlight) {
@@ -731,7 +731,7 @@ func BenchmarkDevice(b *testing.B) {
 		Runner: &fakeRunner{run: func(*Contract, Batch, []float32) error { return nil }},
 	})
 	require.NoError(b, err)
-	defer d.Close() //nolint:errcheck // a fake's
+	defer func() { require.NoError(b, d.Close()) }()
 	values := make([]float32, 64)
 	b.SetParallelism(64)
 	b.ReportAllocs()
@@ -740,6 +740,7 @@ func BenchmarkDevice(b *testing.B) {
 		r := request(func(r Reply) { replies <- r }, values...)
 		for pb.Next() {
 			for !d.Score(r) {
+				runtime.Gosched()
 			}
 			<-replies
 		}
