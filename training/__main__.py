@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
             took = time.monotonic() - start
             print(f"{model.name} {version}: {model.summary(contract.evaluation)}; {took:.0f} s", flush=True)
             for segment in contract.segments:
-                print(f"  {segment.id} {segment.description}", flush=True)
+                print(f"  {segment.id} {segment.name}: {segment.description}", flush=True)
     except table.TableError as error:
         print(f"training: {error}", file=sys.stderr)
         return 1

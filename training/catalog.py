@@ -38,8 +38,7 @@ class Forecast:
     schedule: networks.Schedule
 
     def train(self, table: Table, splits: Splits, models: Path, version: int, seed: int) -> Contract:
-        """Fits on the training weeks, stops and calibrates by the validation weeks, exports, and
-        evaluates the export on the test weeks.
+        """Fits on the training weeks, calibrates on the validation weeks, exports, and tests the export on later ones.
 
         Raises:
             TableError: if a split has nothing to learn from.
@@ -51,7 +50,7 @@ class Forecast:
         epochs = networks.fit(
             network, self.schedule, (x, train.labels[self.label]), (x_validate, validate.labels[self.label]), seed
         )
-        slope, shift = networks.calibrate(network, x_validate, validate.labels[self.label])
+        slope = networks.calibrate(network, x_validate, validate.labels[self.label])
         network = networks.probabilities(network)
         with store.Draft(models, self.name) as draft:
             store.export(network, draft.folder)
@@ -73,7 +72,6 @@ class Forecast:
                     **measures.of_baselines(train, test, self.label),
                     "epochs": epochs,
                     "calibration_slope": slope,
-                    "calibration_shift": shift,
                 },
                 seed=seed,
             )
@@ -152,8 +150,10 @@ class Segmentation:
                 },
                 seed=seed,
                 segments=[
-                    segments.Segment(i, name, segments.describe(name, train.take(group == i), np.mean(group == i)))
-                    for i, name in enumerate(segments.names(found[ordered], scale))
+                    segments.Segment(i, name, segments.describe(centroid, train.take(group == i), np.mean(group == i)))
+                    for i, (name, centroid) in enumerate(
+                        zip(segments.names(found[ordered], scale), found[ordered], strict=True)
+                    )
                 ],
             )
             draft.publish(contract)
@@ -220,7 +220,7 @@ MODELS: tuple[Forecast | Segmentation, ...] = (
         label="churn_28d",
         inputs="features",
         build=networks.dense_ramps,
-        schedule=networks.Schedule(epochs=16, rate=1e-3, decay=0.05),
+        schedule=networks.Schedule(epochs=12, rate=1e-3, decay=0.05),
     ),
     Segmentation(
         name="customer_segmentation",

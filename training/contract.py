@@ -126,7 +126,7 @@ class Contract:
         }
         document["evaluation"] = {key: _figure(value) for key, value in self.evaluation.items()}
         document["trained_with"] = {"keras": keras.__version__, "tensorflow": tf.__version__, "seed": self.seed}
-        document["created"] = self.created.strftime("%Y-%m-%dT%H:%M:%SZ")
+        document["created"] = self.created
         return HEADER + yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
 
 
@@ -172,8 +172,11 @@ class _Line(list):
 class _Dumper(yaml.SafeDumper):
     """Indents lists below their key, as a person would."""
 
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002, FBT
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)
 
 
 _Dumper.add_representer(_Line, lambda d, line: d.represent_sequence("tag:yaml.org,2002:seq", line, flow_style=True))
+_Dumper.add_representer(
+    datetime, lambda d, t: d.represent_scalar("tag:yaml.org,2002:timestamp", t.strftime("%Y-%m-%dT%H:%M:%SZ"))
+)

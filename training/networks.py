@@ -6,6 +6,7 @@ plain operations, which any TensorFlow runs.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from training.runtime import keras, seed_all
 from training.table import FEATURES, SEQUENCE, SEQUENCE_DAYS
 
-RAMPS = 16
+RAMPS = 24
 
 
 def quantile_ramps(values: NDArray[np.floating], ramps: int = RAMPS) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -35,7 +36,7 @@ def quantile_ramps(values: NDArray[np.floating], ramps: int = RAMPS) -> tuple[ND
     columns, kernel, bias = [], [], []
     for f in range(values.shape[1]):
         edges = np.unique(np.quantile(values[:, f], np.linspace(0, 1, ramps + 1)))
-        for low, high in zip(edges[:-1], edges[1:], strict=True):
+        for low, high in itertools.pairwise(edges):
             columns.append(f)
             kernel.append(1 / (high - low))
             bias.append(-low / (high - low))
@@ -136,22 +137,27 @@ def fit(
     return len(history.epoch)
 
 
-def calibrate(network: keras.Model, inputs: NDArray[np.float32], happened: NDArray[np.int8]) -> tuple[float, float]:
-    """Sets a network's logits right on rows it was not fitted to (Platt scaling), within its last layer.
+def calibrate(network: keras.Model, inputs: NDArray[np.float32], happened: NDArray[np.int8]) -> float:
+    """Sets right how sure a network is, on rows it was not fitted to (temperature scaling), within its last layer.
 
-    The logit becomes slope * logit + shift, which the last layer's own weights can say: the
-    graph does not grow.
+    The logit becomes slope * logit, which the last layer's own weights can say: the graph does
+    not grow. A shift is not learned beside the slope. It would be that of the validation weeks
+    against the year's rate, and seasons move that by more than a few weeks can tell.
 
     Returns:
-        slope and shift; 1 and 0 where there was nothing to set right.
+        The slope; 1 where there was nothing to set right.
     """
-    logits = network.predict(inputs, batch_size=8192, verbose=0).astype(np.float64)
-    platt = LogisticRegression(C=np.inf, max_iter=1000).fit(logits, happened)
-    slope, shift = float(platt.coef_[0, 0]), float(platt.intercept_[0])
+    logits = answer(network, inputs).astype(np.float64)
+    slope = float(LogisticRegression(C=np.inf, fit_intercept=False, max_iter=1000).fit(logits, happened).coef_[0, 0])
     last = network.get_layer("logit")
-    kernel, bias = last.get_weights()
-    last.set_weights([kernel * slope, bias * slope + shift])
-    return slope, shift
+    last.set_weights([weights * slope for weights in last.get_weights()])
+    return slope
+
+
+def answer(network: keras.Model, inputs: NDArray[np.float32], batch: int = 8192) -> NDArray[np.float32]:
+    """What a network answers to inputs [n, ...]: [n, 1], computed in batches."""
+    parts = (network(inputs[i : i + batch], training=False) for i in range(0, len(inputs), batch))
+    return np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
 
 
 def probabilities(network: keras.Model) -> keras.Model:

@@ -6,6 +6,7 @@ rules from what is typical of them, so that training again names the same group 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,15 +14,19 @@ from numpy.typing import NDArray
 
 from training.table import FEATURES, UNKNOWN, Table
 
-# The first rule that holds names the group. Each is a name and what it asks of the typical
-# customer; days are days, visits are shopping days.
+# The first rule that holds names the group: a name, what it asks of the typical customer (days
+# are days, visits are shopping days), and what it means.
 RULES = (
-    ("lapsed", lambda f: f["recency_days"] >= 56),
-    ("lapsing", lambda f: f["recency_days"] >= 21 or f["visit_days_28"] < 1),
-    ("frequent regulars", lambda f: f["visit_days_84"] >= 24),
-    ("weekly regulars", lambda f: f["visit_days_84"] >= 12),
-    ("occasional shoppers", lambda f: f["visit_days_84"] >= 4),
-    ("rare shoppers", lambda f: True),
+    ("lapsed", lambda f: f["recency_days"] >= 56, "Have not come for two months or more."),
+    (
+        "lapsing",
+        lambda f: f["recency_days"] >= 21 or f["visit_days_28"] < 1,
+        "Have not come for some weeks; many are about to be lost.",
+    ),
+    ("frequent regulars", lambda f: f["visit_days_84"] >= 24, "Come twice a week or more."),
+    ("weekly regulars", lambda f: f["visit_days_84"] >= 12, "Come once or twice a week."),
+    ("occasional shoppers", lambda f: f["visit_days_84"] >= 4, "Come a few times a month at most."),
+    ("rare shoppers", lambda f: True, "Come now and then."),
 )
 
 # What tells two groups of one name apart: the feature in which they differ most, of these.
@@ -55,7 +60,7 @@ def names(centroids: NDArray[np.floating], scale: NDArray[np.floating]) -> list[
         centroids: [k, 10], in the features' units.
         scale: the features' standard deviations, [10], to compare differences by.
     """
-    plain = [next(name for name, holds in RULES if holds(_by_name(c))) for c in centroids]
+    plain = [_rule(c)[0] for c in centroids]
     unique = list(plain)
     for name in set(plain):
         group = [i for i, other in enumerate(plain) if other == name]
@@ -81,31 +86,34 @@ def _apart(
     return (f"{high} {name}", f"{low} {name}") if one[i] >= other[i] else (f"{low} {name}", f"{high} {name}")
 
 
-def describe(name: str, rows: Table, share: float) -> str:
-    """What is typical of a group's customers, in words.
+def describe(centroid: NDArray[np.floating], rows: Table, share: float) -> str:
+    """What a group is and what is typical of it, in words; figures are medians.
 
     Args:
-        name: the group's.
+        centroid: the group's, [10], in the features' units.
         rows: its snapshots, at least one.
         share: of all customers, from 0 to 1.
     """
     typical = _by_name(np.median(rows.features, axis=0))
-    spend = np.expm1(typical["log_spend_84"])
-    parts = [f"{share:.0%} of customers."]
+    parts = [_rule(centroid)[2], f"{share:.0%} of customers;"]
     if typical["recency_days"] >= 83.5:
-        parts.append("No purchase in the last twelve weeks.")
+        parts.append("no purchase in the last twelve weeks.")
     else:
-        seen = _days(typical["recency_days"])
-        visits = round(typical["visit_days_84"])
         parts.append(
-            f"Typically last seen {seen} ago, {visits} shopping {'day' if visits == 1 else 'days'} in twelve weeks, "
-            f"usually one every {_days(typical['gap_ewma'])}, and {_money(spend)} spent in that time."
+            f"last seen {_days(typical['recency_days'])} ago, "
+            f"{_count(typical['visit_days_84'], 'shopping day')} in twelve weeks, usually "
+            f"{_days(typical['gap_ewma'])} apart, {_money(np.expm1(typical['log_spend_84']))} spent in that time."
         )
     for label, words in (("purchase_7d", "buy within a week"), ("churn_28d", "stay away for the next four weeks")):
         known = rows.labels[label][rows.labels[label] != UNKNOWN]
         if len(known):
             parts.append(f"{known.mean():.0%} {words}.")
-    return f"{name[0].upper()}{name[1:]}: " + " ".join(parts)
+    return " ".join(parts)
+
+
+def _rule(centroid: NDArray[np.floating]) -> tuple[str, Callable[[dict[str, float]], bool], str]:
+    features = _by_name(centroid)
+    return next(rule for rule in RULES if rule[1](features))
 
 
 def _by_name(row: NDArray[np.floating]) -> dict[str, float]:
@@ -113,9 +121,12 @@ def _by_name(row: NDArray[np.floating]) -> dict[str, float]:
 
 
 def _days(days: float) -> str:
-    if days < 1.5:
-        return "a day"
-    return f"{days:.0f} days" if days < 28 else f"{days / 7:.0f} weeks"
+    return _count(max(days, 1), "day") if days < 28 else _count(days / 7, "week")
+
+
+def _count(number: float, thing: str) -> str:
+    rounded = round(number)
+    return f"{rounded} {thing}" if rounded == 1 else f"{rounded} {thing}s"
 
 
 def _money(amount: float) -> str:

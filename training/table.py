@@ -51,7 +51,7 @@ class Table:
         features: float64 [n, 10] in the order of FEATURES.
         sequence: float64 [n, 10, 5], oldest shopping day first, columns as in SEQUENCE.
         labels: int8 [n] by name: 1 it happened, 0 it did not, UNKNOWN where it cannot be known.
-        source: what data the rows were made from.
+        source: what data the rows were made from, with its digest where that is known.
     """
 
     customer: NDArray[np.object_]
@@ -205,11 +205,17 @@ def of_arrow(file: pa.Table) -> Table:
         features=features,
         sequence=_sequences(file),
         labels={name: _label(file, name) for name in HORIZON},
-        source=(file.schema.metadata or {}).get(b"footfall.source", b"unknown").decode(),
+        source=_source(file.schema.metadata or {}),
     )
     if len(set(zip(table.customer, table.day.tolist(), strict=True))) < len(table):
         raise TableError("a customer has two rows of one day")
     return table
+
+
+def _source(metadata: dict[bytes, bytes]) -> str:
+    name = metadata.get(b"footfall.source", b"unknown").decode()
+    digest = metadata.get(b"footfall.digest", b"").decode()
+    return f"{name}, sha256:{digest}" if digest else name
 
 
 def _ids(file: pa.Table) -> NDArray[np.object_]:

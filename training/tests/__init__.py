@@ -1,0 +1,1 @@
+"""Tests of the training package, on small made-up tables."""
