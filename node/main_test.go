@@ -150,7 +150,7 @@ func (r *running) idle(t *testing.T) {
 // verified folds every shard's log again and returns how many events that were.
 func (r *running) verified(t *testing.T) (events uint64) {
 	t.Helper()
-	stream, err := r.AdminServiceClient.Verify(t.Context(), &footfallv1.VerifyRequest{})
+	stream, err := r.Verify(t.Context(), &footfallv1.VerifyRequest{})
 	require.NoError(t, err)
 	for {
 		p, err := stream.Recv()

@@ -237,12 +237,10 @@ func (n *Node) Close() error {
 //  5. models, store, log: in Close
 func (n *Node) Run(ctx context.Context) error {
 	var (
-		g run.Group
-		// Set when the stop begins: until when calls may end, and until when all must have.
-		calls, all             = context.Background(), context.Background()
-		cancelCalls, cancelAll = func() {}, func() {}
+		g    run.Group
+		last = &deadlines{} // made when the stop begins
 	)
-	defer func() { cancelCalls(); cancelAll() }()
+	defer func() { last.cancel() }()
 
 	stop := make(chan struct{})
 	g.Add(func() error {
@@ -253,21 +251,19 @@ func (n *Node) Run(ctx context.Context) error {
 		}
 		return nil
 	}, func(error) {
-		// Calls get half of the time, so that a slow one does not cost the shards their checkpoint.
-		calls, cancelCalls = context.WithTimeout(context.Background(), n.cfg.DrainTimeout/2)
-		all, cancelAll = context.WithTimeout(context.Background(), n.cfg.DrainTimeout)
+		last = newDeadlines(n.cfg.DrainTimeout)
 		n.setState(draining)
 		n.api.EndStreams()
 		close(stop)
 	})
 
 	g.Add(func() error { return served("HTTP", n.api.HTTP.Serve(n.httpListener)) }, func(error) {
-		if err := n.api.HTTP.Shutdown(calls); err != nil {
+		if err := n.api.HTTP.Shutdown(last.calls); err != nil {
 			n.logger.Warn("calls were cut off", "server", "http", "error", err)
 			_ = n.api.HTTP.Close() // they are cut off: nothing is left to report
 		}
 	})
-	g.Add(func() error { return served("gRPC", n.api.GRPC.Serve(n.grpcListener)) }, func(error) { n.stopGRPC(calls) })
+	g.Add(func() error { return served("gRPC", n.api.GRPC.Serve(n.grpcListener)) }, func(error) { n.stopGRPC(last.calls) })
 	if n.debugListener != nil {
 		debug := &http.Server{Handler: debugHandler(), ReadHeaderTimeout: 10 * time.Second}
 		g.Add(func() error { return served("debug", debug.Serve(n.debugListener)) }, func(error) { _ = debug.Close() })
@@ -280,7 +276,7 @@ func (n *Node) Run(ctx context.Context) error {
 	recovery, stopRecovery := context.WithCancel(context.Background())
 	g.Add(func() error { return n.start(recovery) }, func(error) {
 		stopRecovery()
-		if err := n.host.Stop(all); err != nil {
+		if err := n.host.Stop(last.all); err != nil {
 			n.logger.Error("shards did not stop in order", "error", err)
 		}
 	})
@@ -301,6 +297,28 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	n.logger.Info("stopped")
 	return err
+}
+
+// deadlines bound an orderly stop: until when calls may end by themselves, and until when
+// everything must have ended. Calls get half of the time, so that a slow one does not cost the
+// shards their checkpoint.
+type deadlines struct {
+	calls, all             context.Context
+	cancelCalls, cancelAll context.CancelFunc
+}
+
+func newDeadlines(limit time.Duration) *deadlines {
+	d := &deadlines{}
+	d.all, d.cancelAll = context.WithTimeout(context.Background(), limit)
+	d.calls, d.cancelCalls = context.WithTimeout(d.all, limit/2)
+	return d
+}
+
+func (d *deadlines) cancel() {
+	if d.all != nil {
+		d.cancelCalls()
+		d.cancelAll()
+	}
 }
 
 // start recovers the shards and loads the models, and then waits for the end.

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync/atomic"
@@ -183,4 +184,25 @@ func (s *scoring) reasons() (reasons, notes []string) {
 		}
 	}
 	return nil, notes
+}
+
+// StartScorer loads the models in a directory and scores with them, without a node around it:
+// for measuring. done ends it.
+func StartScorer(ctx context.Context, modelsDir string, runner inference.Runner) (_ actors.Scorer, done func() error, err error) {
+	cfg := config.Default()
+	cfg.ModelsDir = modelsDir
+	s, err := openScoring(cfg, runner, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	if err != nil {
+		return nil, nil, err
+	}
+	if s.missing != nil {
+		return nil, nil, s.missing
+	}
+	if err := s.load(ctx); err != nil {
+		return nil, nil, err
+	}
+	if !s.serves {
+		return nil, nil, errors.Join(fmt.Errorf("no model of %s can be served", modelsDir), s.Close())
+	}
+	return s, s.Close, nil
 }

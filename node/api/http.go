@@ -268,12 +268,8 @@ func openAPI(version string) ([]byte, error) {
 	if err := json.Unmarshal(openAPIEvents, &more); err != nil {
 		return nil, fmt.Errorf("openapi-events.json: %w", err)
 	}
-	for path, item := range more.Paths {
-		paths[path] = item
-	}
-	for name, definition := range more.Definitions {
-		definitions[name] = definition
-	}
+	maps.Copy(paths, more.Paths)
+	maps.Copy(definitions, more.Definitions)
 	return json.MarshalIndent(doc, "", "  ")
 }
 

@@ -146,8 +146,7 @@ func (g *Ingest) append(ctx context.Context, byShard map[int][]*footfallv1.Event
 
 func (g *Ingest) appendOne(ctx context.Context, shard int, events []*footfallv1.Event) error {
 	if err := g.host.Append(ctx, shard, events); err != nil {
-		var notActive *actors.NotActiveError
-		if errors.As(err, &notActive) {
+		if _, ok := errors.AsType[*actors.NotActiveError](err); ok {
 			return err
 		}
 		return fmt.Errorf("the log of shard %d: %w", shard, err)

@@ -1,10 +1,10 @@
 package config
 
 import (
-	"errors"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"footfall/messages/footfallv1"
@@ -184,16 +184,5 @@ type Roles []string
 
 // Has reports whether a node has a role.
 func (r Roles) Has(role string) bool {
-	for _, have := range r {
-		if have == role {
-			return true
-		}
-	}
-	return false
-}
-
-// IsFault reports whether err tells of a configuration, not of the machine.
-func IsFault(err error) bool {
-	var f Faults
-	return errors.As(err, &f)
+	return slices.Contains(r, role)
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -20,6 +21,12 @@ func (f Fault) String() string {
 		return f.Key + ": " + f.Reason
 	}
 	return fmt.Sprintf("%s (%s): %s", f.Key, f.Source, f.Reason)
+}
+
+// IsFault reports whether err tells of a configuration, not of the machine.
+func IsFault(err error) bool {
+	_, ok := errors.AsType[Faults](err)
+	return ok
 }
 
 // Faults is the error that a configuration with at least one fault gives.

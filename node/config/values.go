@@ -115,7 +115,7 @@ func (v *dirValue) Set(s string) error {
 		dir = rest
 	}
 	if dir == "" {
-		return fmt.Errorf("must name a directory after %s:", v.scheme)
+		return fmt.Errorf("must name a directory after %q", v.scheme+":")
 	}
 	*v.p = dir
 	return nil

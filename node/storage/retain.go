@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"footfall/messages"
@@ -69,9 +70,8 @@ func (s *Storage) beyond(ctx context.Context, shard int, p pebblelog.TrimPolicy,
 	if err != nil {
 		return false, err
 	}
-	defer r.Close()
 	var batch messages.RecordBatch
-	if err := r.Next(ctx, &batch); err != nil {
+	if err := errors.Join(r.Next(ctx, &batch), r.Close()); err != nil {
 		return false, err
 	}
 	return time.UnixMilli(batch.Records[0].Time).Before(now.Add(-p.MaxAge)), nil
