@@ -42,7 +42,7 @@ func startNode(path, log string, args ...string) (*child, error) {
 	go func() {
 		// The kernel counts the thread that starts a process as its parent: it must live on.
 		runtime.LockOSThread()
-		defer out.Close()
+		defer func() { _ = out.Close() }()
 		err := cmd.Start()
 		started <- err
 		if err == nil {
@@ -111,7 +111,7 @@ func lastLine(path string) string {
 	if err != nil {
 		return ""
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	const enough = 4096
 	if info, err := f.Stat(); err == nil && info.Size() > enough {
 		if _, err := f.Seek(-enough, io.SeekEnd); err != nil {

@@ -150,8 +150,8 @@ func TestErrors(t *testing.T) {
 	} {
 		t.Run(tt.args, func(t *testing.T) {
 			if strings.Contains(tt.args, "--wait-for e") {
-				real, _ := realNode(t, t.TempDir(), footfallv1.ClockMode_CLOCK_MODE_DRIVEN)
-				r := footfall(t, "", "customer", "1", "--node", real)
+				addr, _ := realNode(t, t.TempDir(), footfallv1.ClockMode_CLOCK_MODE_DRIVEN)
+				r := footfall(t, "", "customer", "1", "--node", addr)
 				require.Equal(t, result{tt.code, "", tt.want}, r)
 				return
 			}

@@ -137,7 +137,7 @@ func realNode(t *testing.T, dir string, clock footfallv1.ClockMode) (addr string
 	c.ModelsDir = filepath.Join(dir, "models")
 	c.Shards, c.Clock = 4, clock
 	n, err := node.New(node.Options{
-		Config: c, Version: "test", Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), Registry: prometheus.NewRegistry(),
+		Config: c, Version: "test", Logger: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(),
 	})
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background()) //nolint:usetesting // the node outlives the test's context, until its cleanup

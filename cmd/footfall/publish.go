@@ -50,7 +50,7 @@ The good events are accepted even where others are rejected; then the exit code 
 				if err != nil {
 					return err
 				}
-				defer f.Close()
+				defer func() { _ = f.Close() }()
 				if producer, err = digest(f); err != nil {
 					return err
 				}
@@ -258,7 +258,7 @@ func firstLine(r *bufio.Reader) (text []byte, n int, err error) {
 		if text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")); len(bytes.TrimSpace(text)) > 0 {
 			return text, n, nil
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil, n, errors.New("there is no event to publish")
 		}
 		if err != nil {
@@ -275,7 +275,7 @@ func readLine(r *bufio.Reader) ([]byte, error) {
 		if len(line) > maxLine {
 			return nil, fmt.Errorf("a line is longer than %s", size(maxLine))
 		}
-		if err != bufio.ErrBufferFull {
+		if !errors.Is(err, bufio.ErrBufferFull) {
 			return line, err
 		}
 	}
@@ -302,7 +302,7 @@ func lines(ctx context.Context, r *bufio.Reader, first []byte, n int, idle func(
 			for n := n + 1; ; n++ {
 				text, err := readLine(r)
 				l := line{text, n, err}
-				if err == io.EOF {
+				if errors.Is(err, io.EOF) {
 					l.err = nil
 				}
 				select {

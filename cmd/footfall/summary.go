@@ -333,8 +333,10 @@ func (d *demo) printSummary(s *summary) error {
 			if q.Model == churnModel {
 				ap = fmt.Sprintf("%.3f", q.AP)
 			}
-			t.AppendRow(table.Row{q.Model, q.Outcome, count(q.Rows), fmt.Sprintf("%.1f%%", q.Base*100), fmt.Sprintf("%.3f", q.AUC),
-				fmt.Sprintf("%.3f", q.LogLoss), fmt.Sprintf("%.3f", q.ECE), ap})
+			t.AppendRow(table.Row{
+				q.Model, q.Outcome, count(q.Rows), fmt.Sprintf("%.1f%%", q.Base*100), fmt.Sprintf("%.3f", q.AUC),
+				fmt.Sprintf("%.3f", q.LogLoss), fmt.Sprintf("%.3f", q.ECE), ap,
+			})
 		}
 		if err := d.printTable(t); err != nil {
 			return err

@@ -203,7 +203,7 @@ func (r *run) endDay(ctx context.Context, day int32) error {
 	if err := r.publisher.Flush(); err != nil {
 		return err
 	}
-	if r.driven && !(r.any && r.ticked >= day) {
+	if r.driven && (!r.any || r.ticked < day) {
 		if err := r.tick(ctx, day); err != nil {
 			return err
 		}
