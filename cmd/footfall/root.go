@@ -14,9 +14,6 @@ const (
 	groupKeep = "keep"
 )
 
-// extra holds commands that live in files of their own room: each adds itself at init.
-var extra []func(*app) *cobra.Command
-
 func (a *app) rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "footfall",
@@ -70,9 +67,6 @@ Start with 'footfall demo': one node, fed with a year of retail.`,
 	add(groupFeed, a.replayCommand(), a.publishCommand())
 	add(groupAsk, a.customerCommand(), a.featuresCommand(), a.modelsCommand())
 	add(groupKeep, a.clusterCommand(), a.shardsCommand(), a.deadlettersCommand(), a.verifyCommand(), a.benchCommand(), a.versionCommand())
-	for _, command := range extra {
-		add(groupKeep, command(a))
-	}
 	return root
 }
 
