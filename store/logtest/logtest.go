@@ -233,7 +233,10 @@ func testBodies(t *testing.T, h Harness) {
 	}
 	var want []messages.Record
 	for _, b := range [][]byte{
-		nil, {}, {0}, bytes.Repeat([]byte("x"), 511), bytes.Repeat([]byte("x"), 512), bytes.Repeat([]byte("x"), 3<<20),
+		nil,
+		{},
+		{0},
+		bytes.Repeat([]byte("x"), 511), bytes.Repeat([]byte("x"), 512), bytes.Repeat([]byte("x"), 3<<20),
 		noise[:511], noise[:512], noise[:100_000], noise, noise[:1], append(bytes.Clone(noise[:2000]), make([]byte, 2000)...),
 	} {
 		want = append(want, messages.Record{Type: messages.BatchRecord, Body: b})
@@ -463,15 +466,14 @@ func testTrimAll(t *testing.T, h Harness) {
 	m := MarkAfter(want[:20])
 	r, err := l.Open(t.Context(), 1, m)
 	var gap *messages.LogGapError
-	switch {
-	case err == nil:
+	if err == nil {
 		requireSame(t, 20, want[20:], read(t, r, 10))
 		require.NoError(t, r.Close())
 		m.Sum++
 		_, err = l.Open(t.Context(), 1, m)
 		var regressed *messages.LogRegressedError
 		require.ErrorAs(t, err, &regressed)
-	default:
+	} else {
 		require.ErrorAs(t, err, &gap)
 	}
 }

@@ -29,7 +29,7 @@ func (f *failing) MaybeError(op errorfs.Op) error {
 	if !f.armed.Load() || op.Kind.ReadOrWrite() != errorfs.OpIsWrite {
 		return nil
 	}
-	switch op.Kind { //nolint:exhaustive // these cannot fail for want of space
+	switch op.Kind {
 	case errorfs.OpRemove, errorfs.OpRemoveAll, errorfs.OpFileClose, errorfs.OpFilePreallocate, errorfs.OpLock:
 		return nil
 	}

@@ -2,7 +2,6 @@ package pebblelog
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -295,6 +294,6 @@ func requireUnavailable(t *testing.T, err error, cause error) {
 	require.Equal(t, "log", unavailable.What)
 	require.NotEmpty(t, unavailable.Reason)
 	if cause != nil {
-		require.True(t, errors.Is(err, cause), "%v is not %v", err, cause)
+		require.ErrorIs(t, err, cause)
 	}
 }

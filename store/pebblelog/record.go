@@ -74,6 +74,9 @@ func parseHeader(v []byte) (h header, body []byte, fault string) {
 		sum:   binary.BigEndian.Uint32(v[16:]),
 		size:  binary.BigEndian.Uint32(v[20:]),
 	}
+	if h.size > MaxBody {
+		return h, nil, fmt.Sprintf("a body of %d bytes is larger than any", h.size)
+	}
 	return h, v[headerLen:], ""
 }
 

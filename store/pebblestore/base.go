@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 	"google.golang.org/protobuf/proto"
@@ -118,7 +119,7 @@ func (s *Store) copyRows(ctx context.Context, it *pebble.Iterator, shard int, pr
 		if fault != "" {
 			return s.db.Corrupt(fmt.Sprintf("store shard %d customer %q", shard, id), fault)
 		}
-		if err := set(b, append(prefix[:len(prefix):len(prefix)], id...), v); err != nil {
+		if err := set(b, append(slices.Clip(prefix), id...), v); err != nil {
 			return err
 		}
 		if b.Len() >= baseChunk {

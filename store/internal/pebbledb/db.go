@@ -206,7 +206,7 @@ func (db *DB) Wait(b *pebble.Batch) error {
 		return f
 	}
 	if err != nil {
-		db.fail(err)
+		db.Fail(err)
 		return db.failed.Load()
 	}
 	db.commits.Add(1)
@@ -270,12 +270,11 @@ func (db *DB) Corrupt(what, reason string) error {
 	return c
 }
 
-// fail is called once, by the guard, or by a commit that Pebble refused.
+// fail is called once, by the guard.
 func (db *DB) fail(err error) {
 	u := db.unavailable(err)
-	if db.failed.CompareAndSwap(nil, u) {
-		db.log.Error("writes are refused from now on", "what", db.what, "error", u)
-	}
+	db.failed.Store(u)
+	db.log.Error("writes are refused from now on", "what", db.what, "error", u)
 }
 
 func (db *DB) unavailable(err error) *messages.UnavailableError {

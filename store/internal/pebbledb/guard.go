@@ -56,11 +56,12 @@ func (g *guard) frozen() error {
 	return nil
 }
 
-// freeze keeps the first failure.
+// freeze keeps the first failure. It is told before the guard is frozen: a commit whose sync
+// was dropped must find the failure when it asks.
 func (g *guard) freeze(err error) {
 	g.once.Do(func() {
-		g.cause.Store(&err)
 		g.onFreeze(err)
+		g.cause.Store(&err)
 	})
 }
 
