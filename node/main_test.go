@@ -70,7 +70,7 @@ func withRunner(r inference.Runner) option { return func(o *Options) { o.Runner 
 func withNow(now func() time.Time) option { return func(o *Options) { o.Now = now } }
 
 // launch starts a node, and stops it at the end of the test where that was not done before.
-func launch(t *testing.T, c *config.Config, options ...option) *running {
+func launch(t testing.TB, c *config.Config, options ...option) *running {
 	t.Helper()
 	o := Options{Config: c, Version: "v-test", Logger: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry()}
 	if testing.Verbose() {
@@ -107,7 +107,7 @@ func launch(t *testing.T, c *config.Config, options ...option) *running {
 }
 
 // halt stops the node in order.
-func (r *running) halt(t *testing.T) {
+func (r *running) halt(t testing.TB) {
 	t.Helper()
 	r.stop()
 	require.NoError(t, <-r.ended)
