@@ -280,7 +280,7 @@ func TestAnOrderlyStop(t *testing.T) {
 
 func TestACallThatDoesNotEndIsCutOff(t *testing.T) {
 	c := testConfig(t.TempDir())
-	c.DrainTimeout = 200 * time.Millisecond
+	c.DrainTimeout = 2 * time.Second
 	n := launch(t, c)
 	n.publish(t, view("1", "e1", monday))
 	failed := make(chan error, 1)
