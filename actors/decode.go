@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"unsafe"
 
@@ -55,7 +56,7 @@ func nextField(b []byte) (event []byte, n int) {
 		if m < 0 {
 			return nil, m
 		}
-		return v[:len(v):len(v)], n + m
+		return slices.Clip(v), n + m
 	}
 	m := protowire.ConsumeFieldValue(num, typ, b[n:])
 	if m < 0 {

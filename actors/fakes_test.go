@@ -16,7 +16,6 @@ type memLog struct {
 	mu      sync.Mutex
 	shards  map[int][]messages.Record
 	changed chan struct{}
-	appends int
 }
 
 func newMemLog() *memLog {
@@ -67,7 +66,17 @@ func (r *memReader) Next(ctx context.Context, into *messages.RecordBatch) error 
 		r.log.mu.Unlock()
 		if len(rest) > 0 {
 			rest = rest[:min(len(rest), 16)]
-			into.Records = append(into.Records, rest...)
+			// As a real log does: bodies live in the batch's own memory, which is used again.
+			for _, rec := range rest {
+				into.Buf = append(into.Buf, rec.Body...)
+			}
+			at := 0
+			for _, rec := range rest {
+				n := len(rec.Body)
+				rec.Body = into.Buf[at : at+n]
+				at += n
+				into.Records = append(into.Records, rec)
+			}
 			r.next += uint64(len(rest))
 			return nil
 		}

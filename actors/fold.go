@@ -67,7 +67,7 @@ func newFold(shard int, cfg *Config, cal *behavior.Calendar) *fold {
 // needs calls want with the customer of each event in the record, without decoding the rest.
 // What cannot be read is passed over: record will find it.
 func (f *fold) needs(rec *messages.Record, want func(id string)) {
-	eachEvent(rec, func(_ uint32, raw []byte) {
+	_ = eachEvent(rec, func(_ uint32, raw []byte) { // an error there is record's to report
 		if id, ok := customerOf(raw); ok {
 			want(id)
 		}

@@ -56,7 +56,7 @@ func (b *inbox) begin(s *shard, r Reader) {
 
 // pull reads the log and delivers, as long as there is credit.
 func (s *shard) pull(ctx context.Context, r Reader, life uint64, free <-chan *messages.RecordBatch) {
-	defer r.Close()
+	defer func() { _ = r.Close() }() // it has only been read
 	for {
 		select {
 		case batch := <-free:

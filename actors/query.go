@@ -145,7 +145,8 @@ func (w *waits) applied(customer string, id uint64) {
 	if !ok {
 		return
 	}
-	w.keep(customer, slices.DeleteFunc(waiting, func(m *waitFor) bool {
+	own := waiting[0].customer // the argument's bytes are the message's
+	w.keep(own, slices.DeleteFunc(waiting, func(m *waitFor) bool {
 		if m.id == id {
 			m.reply <- nil
 		}
@@ -164,7 +165,12 @@ func (w *waits) rejected(customer, event string, fault messages.Fault) {
 		w.refused[w.refusedPos] = r
 		w.refusedPos = (w.refusedPos + 1) % maxRefused
 	}
-	w.keep(customer, slices.DeleteFunc(w.events[customer], func(m *waitFor) bool {
+	waiting := w.events[customer]
+	if len(waiting) == 0 {
+		return
+	}
+	own := waiting[0].customer
+	w.keep(own, slices.DeleteFunc(waiting, func(m *waitFor) bool {
 		if m.event == event {
 			m.reply <- &RejectedError{EventID: event, Fault: fault}
 		}

@@ -58,13 +58,13 @@ func (r *reads) want(id string, done func()) {
 		r.wanted = map[string][]func(){}
 	}
 	waiting, known := r.wanted[id]
-	if !known {
-		id = cloneString(id)
-	}
 	if done != nil {
 		waiting = append(waiting, done)
 	}
-	r.wanted[id] = waiting
+	if !known || done != nil {
+		// Assigning to a map keeps the new key, also where an equal one is there.
+		r.wanted[cloneString(id)] = waiting
+	}
 }
 
 // read begins the next read of the store: what is wanted first, then the sweep's passivated

@@ -171,7 +171,7 @@ func (r *residents) add(id string, scores []byte, rec behavior.Record) uint32 {
 		if r.other == nil {
 			r.other = map[string]uint32{}
 		}
-		r.other[id] = slot
+		r.other[cloneString(id)] = slot
 	} else {
 		r.index[h] = slot
 	}

@@ -36,8 +36,8 @@ func TestResidentsAgainstMap(t *testing.T) {
 			if ok {
 				require.Equal(t, slots[id], slot, "a slot is stable")
 				require.Equal(t, id, string(r.at(slot).id()))
-				require.True(t, string(c.rec) == string(r.at(slot).record()))
-				require.True(t, string(c.scores) == string(r.at(slot).scores()))
+				require.Equal(t, string(c.rec), string(r.at(slot).record()))
+				require.Equal(t, string(c.scores), string(r.at(slot).scores()))
 			}
 		}
 		t.Repeat(map[string]func(*rapid.T){

@@ -374,6 +374,7 @@ func (s *shard) maintain(now time.Time) {
 		if len(s.inbox.queue) == 0 {
 			s.residents.compact(holesIdle, idleSegments)
 		}
+	default:
 	}
 }
 

@@ -3,6 +3,7 @@ package actors
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -124,8 +125,8 @@ func (v *Verified) compareCustomers(ctx context.Context, re *refold, store Store
 			switch want, ok := re.customers[c.ID]; {
 			case !ok:
 				v.differ(c.ID, "is in the checkpoint, but not in the log")
-			case !bytes.Equal(rec, want):
-				v.differ(c.ID, "checkpoint %d bytes, log %d bytes, first difference at byte %d", len(rec), len(want), firstDifference(rec, want))
+			case !bytes.Equal(rec, *want):
+				v.differ(c.ID, "checkpoint %d bytes, log %d bytes, first difference at byte %d", len(rec), len(*want), firstDifference(rec, *want))
 			}
 			delete(re.customers, c.ID)
 		}
@@ -156,7 +157,7 @@ type refold struct {
 	poison    map[messages.Position]string
 	cal       *behavior.Calendar
 	fold      *fold
-	customers map[string]behavior.Record
+	customers map[string]*behavior.Record
 
 	// only, where set, is the one customer that is folded, and applied is told of its events.
 	only    string
@@ -170,7 +171,7 @@ func (r *refold) begin(ctx context.Context) error {
 	r.cal = behavior.NewCalendar(r.cfg.Location)
 	r.fold = newFold(r.shard, r.cfg, r.cal)
 	r.fold.poison = r.poison
-	r.customers = map[string]behavior.Record{}
+	r.customers = map[string]*behavior.Record{}
 	bases, ok := r.store.(Bases)
 	if !ok {
 		return nil
@@ -196,7 +197,8 @@ func (r *refold) begin(ctx context.Context) error {
 				return err
 			}
 			if r.only == "" || r.only == c.ID {
-				r.customers[c.ID] = slices.Clone(rec)
+				own := slices.Clone(rec)
+				r.customers[c.ID] = &own
 			}
 		}
 		after = chunk[len(chunk)-1].ID
@@ -221,7 +223,7 @@ func (r *refold) run(ctx context.Context, next uint64) (again bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	defer reader.Close()
+	defer func() { err = errors.Join(err, reader.Close()) }()
 	defer func() {
 		if p := recover(); p != nil {
 			r.poison[r.fold.at] = fmt.Sprintf("the fold panicked: %v", p)
@@ -249,12 +251,13 @@ func (r *refold) apply(id string, ev *behavior.Event, at messages.Position) beha
 	if r.only != "" && r.only != id {
 		return behavior.Applied
 	}
-	old, known := r.customers[id]
-	rec, out := behavior.Apply(old, ev, r.cal)
-	if !known {
-		id = cloneString(id)
+	rec := r.customers[id]
+	if rec == nil {
+		rec = new(behavior.Record)
+		r.customers[cloneString(id)] = rec
 	}
-	r.customers[id] = rec
+	var out behavior.Outcome
+	*rec, out = behavior.Apply(*rec, ev, r.cal)
 	if r.applied != nil {
 		r.applied(at, out, "", r.fold.raw)
 	}
@@ -297,7 +300,9 @@ func (h *Host) History(ctx context.Context, customerID string, limit int, each f
 		if err := e.Event.UnmarshalVT(body); err != nil {
 			e.Event = nil
 		}
-		e.Record = slices.Clone(re.customers[customerID])
+		if rec := re.customers[customerID]; rec != nil {
+			e.Record = slices.Clone(*rec)
+		}
 		e.AsOf = e.Record.Lifetime().LastEvent
 		if len(kept) == limit {
 			kept = kept[:copy(kept, kept[1:])]
