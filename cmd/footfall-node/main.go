@@ -3,8 +3,8 @@
 //
 // It is configured by one YAML file, the environment over it, and flags over both; --help
 // lists every key, --print-config shows what they come to. The first SIGINT or SIGTERM stops
-// it in order, a second one at once. Exit codes: 0 stopped in order, 1 failed, 2 called or
-// configured wrongly.
+// it in order, a second one at once. Exit codes: 0 stopped in order, 1 failed or stopped at
+// once, 2 called or configured wrongly.
 package main
 
 import (
@@ -38,9 +38,15 @@ const (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// Once the first signal is there, the next one has its default effect again.
-	context.AfterFunc(ctx, stop)
+	ctx, stop := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-signals
+		stop()
+		<-signals
+		os.Exit(exitFailed)
+	}()
 	os.Exit(run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
 }
 
