@@ -152,7 +152,13 @@ func (db *DB) Close() error {
 		return nil
 	}
 	db.closed = true
-	err := errors.Join(db.Pebble.Close(), db.lock.Close())
+	var err error
+	if db.failed.Load() == nil {
+		// Tables are proven to the last byte, the end of Pebble's log is not; and the next
+		// start has nothing to replay.
+		err = db.Pebble.Flush()
+	}
+	err = errors.Join(err, db.Pebble.Close(), db.lock.Close())
 	if db.guard.frozen() != nil {
 		// What Pebble says of a frozen directory has been said better.
 		return nil
@@ -322,7 +328,13 @@ func (db *DB) Stats() Stats {
 	var written uint64
 	for i := range m.Levels {
 		l := &m.Levels[i]
-		written += l.TableBytesFlushed + l.TableBytesCompacted + l.BlobBytesFlushed + l.BlobBytesCompacted
+		written += l.TableBytesFlushed + l.TableBytesCompacted
+		if i == 0 {
+			// Pebble counts the blobs of a flush as compacted, too.
+			written += l.BlobBytesFlushed
+		} else {
+			written += l.BlobBytesCompacted
+		}
 	}
 	return Stats{
 		Commits:           db.commits.Load(),
