@@ -30,6 +30,9 @@ type feed struct {
 	done   chan<- []FeedEvent
 }
 
+// touchAhead is how many customers are touched before they are folded.
+const touchAhead = 16
+
 func (s *shard) feed(m *feed) {
 	var out behavior.Features
 	ev := &s.fold.event
@@ -37,12 +40,16 @@ func (s *shard) feed(m *feed) {
 	var id [8]byte
 	for i := range m.events {
 		e := &m.events[i]
+		if i%touchAhead == 0 {
+			for j := i; j < min(i+touchAhead, len(m.events)); j++ {
+				s.fedSum += uint64(s.residents.touch(bytesString(m.events[j].Customer[:])))
+			}
+		}
 		id = e.Customer
 		ev.ID, ev.Time, ev.Spend, ev.Discount, ev.Items = e.ID, e.Time, e.Spend, e.Discount, e.Items
 		ev.Departments = append(ev.Departments[:0], e.Departments[:]...)
 		s.fold.count(s.apply(bytesString(id[:]), ev, messages.Position{}))
-		slot, _ := s.residents.find(bytesString(id[:]))
-		s.residents.at(slot).record().Features(ev.Time, s.cal, &out)
+		s.residents.at(s.last).record().Features(ev.Time, s.cal, &out)
 		s.fedSum += math.Float64bits(out[6]) ^ math.Float64bits(out[9])
 	}
 	s.residents.compact(holesBusy, len(s.residents.segments))

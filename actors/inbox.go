@@ -164,6 +164,7 @@ func (s *shard) apply(id string, ev *behavior.Event, _ messages.Position) behavi
 	var out behavior.Outcome
 	if known {
 		rec, out = behavior.Apply(s.residents.at(slot).record(), ev, s.cal)
+		s.last = slot
 		if out == behavior.Duplicate {
 			return out
 		}
@@ -173,6 +174,7 @@ func (s *shard) apply(id string, ev *behavior.Event, _ messages.Position) behavi
 		s.scratch = rec[:0]
 		slot = s.residents.add(id, nil, rec)
 		s.customers++
+		s.last = slot
 	}
 	c := s.residents.at(slot)
 	c.set(flagHot)

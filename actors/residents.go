@@ -179,10 +179,29 @@ func (r *residents) add(id string, scores []byte, rec behavior.Record) uint32 {
 	return slot
 }
 
+// spareBytes is how much a cell has to grow in place: a record grows by a tile, an event ID
+// and a department or two with each purchase, until it has all it keeps.
+const spareBytes = 128
+
+// touch brings the customer's memory near if it is resident. Touching several customers
+// before folding them lets the processor wait for all of them at once.
+func (r *residents) touch(id string) (sum byte) {
+	slot, ok := r.index[r.hash(id)]
+	if !ok {
+		return 0
+	}
+	p := r.slots[slot]
+	b := r.segments[p.segment()].buf[p.offset():]
+	for at := 0; at < len(b) && at < 1024; at += 64 {
+		sum += b[at]
+	}
+	return sum
+}
+
 // place writes a new cell for slot at the head.
 func (r *residents) place(slot uint32, id []byte, flags byte, scores []byte, rec behavior.Record) {
 	need := cellHeader + len(id) + len(scores) + len(rec)
-	capacity := (need + max(48, len(rec)/12) + 7) &^ 7
+	capacity := (need + spareBytes + 7) &^ 7
 	p, c := r.alloc(capacity)
 	binary.LittleEndian.PutUint16(c[4:], uint16(len(id)))
 	c[6] = flags

@@ -70,6 +70,8 @@ type shard struct {
 	complete  bool
 	customers uint64
 	scratch   []byte
+	// last is the slot of the customer that was folded last.
+	last uint32
 	// fedSum keeps the features of Feed from being optimised away.
 	fedSum uint64
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -75,21 +76,33 @@ const (
 	feedAhead  = 2
 )
 
-// memoryHost is a host over a log and a store that hold nothing: its shards are fed.
+// forgetful is a store that keeps no checkpoints: events that are fed are in no log, so there
+// is nothing that they could be a checkpoint of.
+type forgetful struct{ actors.Store }
+
+func (forgetful) Checkpoint(context.Context, *messages.Checkpoint) error { return nil }
+
+// memoryHost is a host whose shards are fed, without a log and without checkpoints.
 func (s *Suite) memoryHost(ctx context.Context) (*actors.Host, func() error, error) {
 	dir, remove, err := s.dir("fed")
 	if err != nil {
 		return nil, nil, err
 	}
-	r, err := s.open(ctx, dir, nil)
+	st, err := s.openStorage(dir)
 	if err != nil {
 		remove()
 		return nil, nil, err
 	}
-	return r.host, func() error {
+	cfg := s.hostConfig()
+	cfg.CheckpointEvery, cfg.CheckpointBytes = 24*time.Hour, 1<<40
+	h, err := actors.NewHost(cfg, st.Log, forgetful{st.Store}, nil)
+	if err == nil {
+		err = h.Start(ctx)
+	}
+	return h, func() error {
 		defer remove()
-		return r.close(ctx)
-	}, nil
+		return errors.Join(h.Stop(ctx), st.Close())
+	}, err
 }
 
 // feedPeer sends the stream to the shards and returns when all is folded.

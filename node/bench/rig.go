@@ -30,13 +30,16 @@ func (s *Suite) hostConfig() actors.Config {
 	}
 }
 
-func (s *Suite) open(ctx context.Context, dir string, scorer actors.Scorer) (_ *rig, err error) {
-	r := &rig{}
-	r.storage, err = storage.Open(storage.Options{
+func (s *Suite) openStorage(dir string) (*storage.Storage, error) {
+	return storage.Open(storage.Options{
 		LogDir: filepath.Join(dir, "log"), StoreDir: filepath.Join(dir, "store"),
 		Identity: storage.Identity(shards, time.UTC, "USD"), Logger: s.Logger,
 	})
-	if err != nil {
+}
+
+func (s *Suite) open(ctx context.Context, dir string, scorer actors.Scorer) (_ *rig, err error) {
+	r := &rig{}
+	if r.storage, err = s.openStorage(dir); err != nil {
 		return nil, err
 	}
 	if r.host, err = actors.NewHost(s.hostConfig(), r.storage.Log, r.storage.Store, scorer); err != nil {
