@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -92,20 +93,32 @@ func pattern(output string) *regexp.Regexp {
 	return regexp.MustCompile(`(?s)^` + strings.Join(parts, ".*") + `$`)
 }
 
-// build makes the command line and the stand-in for curl, and returns their folder.
+// build makes the command line and the stand-in for curl, once, and returns their folder.
 func build(t *testing.T) string {
 	t.Helper()
-	dir := t.TempDir()
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", filepath.Join(dir, "footfall"), "./cmd/footfall")
-	cmd.Dir = root
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	out, err := cmd.CombinedOutput()
-	require.NoError(t, err, string(out))
-	self, err := os.Executable()
+	dir, err := built()
 	require.NoError(t, err)
-	require.NoError(t, os.Symlink(self, filepath.Join(dir, "curl")))
 	return dir
 }
+
+var built = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "footfall-docs-")
+	if err != nil {
+		return "", err
+	}
+	binaries = dir
+	cmd := exec.Command("go", "build", "-o", filepath.Join(dir, "footfall"), "./cmd/footfall") //nolint:noctx // the test's time limit ends it
+	cmd.Dir = checkout
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build: %w: %s", err, out)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	return dir, os.Symlink(self, filepath.Join(dir, "curl"))
+})
 
 type running struct {
 	*node.Node
@@ -216,4 +229,12 @@ func request(method, url string, header http.Header, body, write string) error {
 	write = strings.NewReplacer("%{http_code}", fmt.Sprint(resp.StatusCode), `\n`, "\n").Replace(write)
 	_, err = os.Stdout.WriteString(write)
 	return err
+}
+
+// output runs a program and returns what it prints.
+func output(t *testing.T, program string, args ...string) string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), program, args...).CombinedOutput()
+	require.NoError(t, err, "%s %v: %s", program, args, out)
+	return string(out)
 }
