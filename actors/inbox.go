@@ -159,7 +159,7 @@ func (s *shard) missing(rec *messages.Record) bool {
 
 // apply folds an event into a customer that is resident or new.
 func (s *shard) apply(id string, ev *behavior.Event, _ messages.Position) behavior.Outcome {
-	slot, known := s.residents.find(id)
+	slot, known := s.residents.findAt(s.hint, id)
 	var rec behavior.Record
 	var out behavior.Outcome
 	if known {

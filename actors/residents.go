@@ -12,7 +12,7 @@ import (
 // without a single pointer, so that a garbage collection does not look at them: a million
 // records as objects of their own would be a million things to mark.
 //
-//	index     hash of the customer ID ─► slot
+//	index     hash of the customer ID ─► slot; the cell's ID tells whether it is the one
 //	slots     slot ─► ref (segment, place in it); stable while the customer is resident
 //	segments  cells one behind the other:
 //
@@ -33,14 +33,11 @@ import (
 //
 // It belongs to the goroutine of its shard.
 type residents struct {
-	index map[uint64]uint32
-	// other holds customers whose hash is that of another resident.
-	other map[string]uint32
-
+	index     index
 	slots     []ref
 	freeSlots []uint32
 
-	segments     []*segment
+	segments     []segment
 	freeSegments []uint32
 	head         uint32
 	spare        []byte
@@ -119,7 +116,7 @@ func (c cell) record() behavior.Record {
 }
 
 func newResidents() *residents {
-	return &residents{index: map[uint64]uint32{}, hash: xxhash.Sum64String}
+	return &residents{index: newIndex(), hash: xxhash.Sum64String}
 }
 
 func (r *residents) len() int { return len(r.slots) - len(r.freeSlots) }
@@ -134,7 +131,7 @@ func (r *residents) bytes() int64 {
 func (r *residents) load() int64 { return r.live + int64(r.len())*indexBytes }
 
 // indexBytes is what index and slots cost for a customer, roughly.
-const indexBytes = 28
+const indexBytes = 18
 
 func (r *residents) at(slot uint32) cell {
 	p := r.slots[slot]
@@ -147,12 +144,7 @@ func (r *residents) inUse(slot uint32) bool { return r.slots[slot] != noRef }
 
 // find returns the slot of a resident customer.
 func (r *residents) find(id string) (slot uint32, ok bool) {
-	slot, ok = r.index[r.hash(id)]
-	if !ok || string(r.at(slot).id()) == id {
-		return slot, ok
-	}
-	slot, ok = r.other[id]
-	return slot, ok
+	return r.index.find(r.hash(id), func(slot uint32) bool { return string(r.at(slot).id()) == id })
 }
 
 // add makes a customer resident that is not: with its scores and record, neither of which
@@ -166,15 +158,7 @@ func (r *residents) add(id string, scores []byte, rec behavior.Record) uint32 {
 		slot = uint32(len(r.slots))
 		r.slots = append(r.slots, noRef)
 	}
-	h := r.hash(id)
-	if _, taken := r.index[h]; taken {
-		if r.other == nil {
-			r.other = map[string]uint32{}
-		}
-		r.other[cloneString(id)] = slot
-	} else {
-		r.index[h] = slot
-	}
+	r.index.add(r.hash(id), slot)
 	r.place(slot, []byte(id), flagLive|flagHot, scores, rec)
 	return slot
 }
@@ -183,19 +167,34 @@ func (r *residents) add(id string, scores []byte, rec behavior.Record) uint32 {
 // and a department or two with each purchase, until it has all it keeps.
 const spareBytes = 128
 
-// touch brings the customer's memory near if it is resident. Touching several customers
-// before folding them lets the processor wait for all of them at once.
-func (r *residents) touch(id string) (sum byte) {
-	slot, ok := r.index[r.hash(id)]
+// touch brings the customer's memory near, if it is resident, and returns its slot. Touching
+// many customers before folding them lets the processor wait for the memory of several at
+// once, and not for one after the other.
+func (r *residents) touch(id string) (slot uint32, sum byte) {
+	slot, ok := r.index.first(r.hash(id))
 	if !ok {
-		return 0
+		return noSlot, 0
 	}
 	p := r.slots[slot]
+	// How long the cell is would be the first thing to wait for: most are shorter than this.
 	b := r.segments[p.segment()].buf[p.offset():]
-	for at := 0; at < len(b) && at < 1024; at += 64 {
+	for at := 0; at < len(b) && at < touchBytes; at += 64 {
 		sum += b[at]
 	}
-	return sum
+	return slot, sum
+}
+
+const (
+	touchBytes = 768
+	noSlot     = 1<<32 - 1
+)
+
+// findAt is find where the customer's slot is known from touch.
+func (r *residents) findAt(slot uint32, id string) (uint32, bool) {
+	if slot != noSlot && r.slots[slot] != noRef && string(r.at(slot).id()) == id {
+		return slot, true
+	}
+	return r.find(id)
 }
 
 // place writes a new cell for slot at the head.
@@ -219,7 +218,7 @@ func (r *residents) alloc(capacity int) (ref, cell) {
 	if len(r.segments) == 0 || segmentBytes-r.segments[r.head].used < capacity {
 		r.head = r.grow()
 	}
-	s := r.segments[r.head]
+	s := &r.segments[r.head]
 	off := s.used
 	s.used += capacity
 	s.live += capacity
@@ -231,7 +230,7 @@ func (r *residents) alloc(capacity int) (ref, cell) {
 }
 
 func (r *residents) grow() uint32 {
-	s := &segment{buf: r.spare}
+	s := segment{buf: r.spare}
 	r.spare = nil
 	if s.buf == nil {
 		s.buf = make([]byte, segmentBytes)
@@ -251,7 +250,7 @@ func (r *residents) free(slot uint32) {
 	p := r.slots[slot]
 	c := r.at(slot)
 	c.unset(flagLive)
-	s := r.segments[p.segment()]
+	s := &r.segments[p.segment()]
 	s.live -= c.capacity()
 	r.live -= int64(c.capacity())
 	r.slots[slot] = noRef
@@ -291,21 +290,7 @@ func (r *residents) move(slot uint32, c cell, scores []byte, rec behavior.Record
 
 // evict drops the customer of slot from memory.
 func (r *residents) evict(slot uint32) {
-	id := string(r.at(slot).id())
-	h := r.hash(id)
-	if r.index[h] == slot {
-		delete(r.index, h)
-		// One of the others may have the same hash: it must be found through the index again.
-		for o, s := range r.other {
-			if r.hash(o) == h {
-				r.index[h] = s
-				delete(r.other, o)
-				break
-			}
-		}
-	} else {
-		delete(r.other, id)
-	}
+	r.index.remove(r.hash(string(r.at(slot).id())), slot)
 	r.free(slot)
 	r.freeSlots = append(r.freeSlots, slot)
 }
@@ -324,8 +309,8 @@ func (r *residents) compact(nth int64, most int) bool {
 			return true
 		}
 		victim, least := -1, segmentBytes
-		for i, s := range r.segments {
-			if s != nil && uint32(i) != r.head && s.live < least {
+		for i := range r.segments {
+			if s := &r.segments[i]; s.buf != nil && uint32(i) != r.head && s.live < least {
 				victim, least = i, s.live
 			}
 		}
@@ -351,7 +336,7 @@ func (r *residents) empty(victim uint32) {
 		off += len(c)
 	}
 	r.used -= int64(s.used)
-	r.segments[victim] = nil
+	r.segments[victim] = segment{}
 	r.freeSegments = append(r.freeSegments, victim)
 	if r.spare == nil {
 		clear(s.buf)

@@ -72,7 +72,7 @@ func (s *Suite) peerStream(ctx context.Context) error {
 
 // feedEvents is how many events go to a shard at once, feedAhead how many batches each has.
 const (
-	feedEvents = 256
+	feedEvents = 128
 	feedAhead  = 2
 )
 
