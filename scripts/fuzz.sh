@@ -6,7 +6,7 @@ set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 cd "$root"
 
-targets=$(grep -rEo --include='*_test.go' --exclude-dir='.*' '^func Fuzz[A-Za-z0-9_]*' . | sed 's/:func / /' | sort)
+targets=$(grep -rEo --include='*_test.go' --exclude-dir='.?*' '^func Fuzz[A-Za-z0-9_]*' . | sed 's/:func / /' | sort)
 [ -n "$targets" ] || die "there are no fuzz targets"
 failed=
 while read -r file target; do

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -10,6 +11,9 @@ import (
 
 // TestQuickRun runs every benchmark small: figures come out, and the peer stream's check is right.
 func TestQuickRun(t *testing.T) {
+	if os.Getenv("FOOTFALL_HEAVY") != "1" {
+		t.Skip("it takes a minute of both cores: FOOTFALL_HEAVY=1 runs it")
+	}
 	s := &Suite{Dir: t.TempDir(), Quick: true, Progress: func(text string) { t.Log(text) }}
 	require.ErrorContains(t, s.Run(t.Context(), "nothing"), "choose from decode")
 	require.NoError(t, s.Run(t.Context()))
