@@ -176,7 +176,7 @@ func (d *Device) load(ctx context.Context) error {
 	d.loaded = &servingSet{}
 	for _, m := range d.Registry.Models() {
 		if m.Err != nil {
-			d.Log.Error("model can't be served", "model", m.Name, "device", d.Device, "err", m.Err)
+			d.Log.Error("model can't be served", "model", m.Name, "device", d.Device, "error", m.Err)
 			continue
 		}
 		for _, v := range m.Versions {
@@ -193,7 +193,7 @@ func (d *Device) load(ctx context.Context) error {
 				}
 				d.failures[v.Contract] = err
 			}
-			d.Log.Error("model version can't be served", "model", m.Name, "version", v.Name, "device", d.Device, "err", err)
+			d.Log.Error("model version can't be served", "model", m.Name, "version", v.Name, "device", d.Device, "error", err)
 		}
 	}
 	d.loaded.tallies = tallies(d.loaded.models, d.layout, d.Metrics)

@@ -409,6 +409,7 @@ func TestDeviceFailingModel(t *testing.T) {
 		require.Equal(t, wantScores(.1), score(""))
 		require.NoError(t, f.Close())
 		require.Equal(t, 2, strings.Count(f.log.String(), "model fails"), f.log)
+		require.Contains(t, f.log.String(), " error=", "the key of errors everywhere")
 		require.Equal(t, 2, strings.Count(f.log.String(), "works again"), f.log)
 	})
 }

@@ -100,7 +100,7 @@ func (s *serving) judge(values []float32, runErr error) error {
 func (s *serving) report(err error) {
 	switch {
 	case err != nil && !s.failing.Swap(true):
-		s.log().Error("model fails", "err", err)
+		s.log().Error("model fails", "error", err)
 	case err == nil && s.failing.Load() && s.failing.Swap(false):
 		s.log().Info("model works again")
 	}
@@ -161,7 +161,7 @@ func (b *batch) run() {
 			if err := s.judge(own, failed[m]); err != nil {
 				reply.Err = errors.Join(reply.Err, err)
 				if failed[m] == nil && !s.strange.Swap(true) {
-					s.log().Error("model gave an unusable value: this and the next ones are counted", "err", err)
+					s.log().Error("model gave an unusable value: this and the next ones are counted", "error", err)
 				}
 				continue
 			}
