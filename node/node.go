@@ -173,6 +173,7 @@ func New(o Options) (_ *Node, err error) {
 		Rates:       n.rates,
 		Ready:       n.Ready,
 		State:       func() string { return stateNames[n.state.Load()] },
+		Now:         n.now,
 		Metrics:     apiMetrics,
 		Gatherer:    o.Registry,
 		Logger:      n.logger,

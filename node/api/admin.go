@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -31,6 +32,7 @@ type Admin struct {
 	dead   DeadLetters // may be nil
 	rates  *Rates
 	state  func() string
+	now    func() time.Time
 }
 
 // GetCluster implements the gRPC service: a cluster of one.
@@ -119,10 +121,31 @@ func (s *Admin) ListModels(context.Context, *footfallv1.ListModelsRequest) (*foo
 	return &footfallv1.ListModelsResponse{Models: s.models.List()}, nil
 }
 
+// firstDay is the earliest that a tick may name: no event is of an earlier one.
+const firstDay = "1970-01-01"
+
+// endable says why a date cannot be that of a tick. A tick cannot be taken back: one far ahead
+// would let events of all those days in, and keep the clock from ending days until then. So a
+// day that has not begun by this node's clock does not end. Today may: a history that is moved
+// ends at any of the last days.
+func (s *Admin) endable(date string) *messages.Fault {
+	day, err := behavior.ParseDate(date)
+	switch today := s.id.Calendar.DayOf(s.now()); {
+	case err != nil:
+		return &messages.Fault{Field: "date", Reason: fmt.Sprintf("must be a day such as \"2017-01-31\", not %q", brief(date))}
+	case day < 0:
+		return &messages.Fault{Field: "date", Reason: fmt.Sprintf("must not be before %s, not %s", firstDay, date)}
+	case day > today:
+		return &messages.Fault{Field: "date", Reason: fmt.Sprintf("must not be after %s, which is today in %s: %s has not begun",
+			behavior.FormatDate(today), s.id.Calendar.Location(), date)}
+	}
+	return nil
+}
+
 // Tick implements the gRPC service.
 func (s *Admin) Tick(ctx context.Context, r *footfallv1.TickRequest) (*footfallv1.TickResponse, error) {
-	if _, err := behavior.ParseDate(r.GetDate()); err != nil {
-		return nil, &messages.Fault{Field: "date", Reason: fmt.Sprintf("must be a day such as \"2017-01-31\", not %q", brief(r.GetDate()))}
+	if f := s.endable(r.GetDate()); f != nil {
+		return nil, f
 	}
 	appended, err := s.host.Tick(ctx, r.GetDate())
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
@@ -27,6 +28,8 @@ type Options struct {
 	// active or draining.
 	Ready func() Readiness
 	State func() string
+	// Now is the clock; time.Now unless set.
+	Now func() time.Time
 
 	Metrics  *Metrics
 	Gatherer prometheus.Gatherer
@@ -44,13 +47,16 @@ type API struct {
 
 // New makes the API.
 func New(o Options) (*API, error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
 	c := &chain{metrics: o.Metrics, logger: o.Logger, query: o.Limits.Query, ending: make(chan struct{})}
 	ingest := newIngest(o.Host, o.Identity, o.Limits, o.Metrics)
 	customers := &Customers{
 		host: o.Host, id: o.Identity, models: o.Models,
 		validator: messages.Validator{Shards: o.Identity.Shards, Currency: o.Identity.Currency},
 	}
-	admin := &Admin{host: o.Host, id: o.Identity, models: o.Models, dead: o.DeadLetters, rates: o.Rates, state: o.State}
+	admin := &Admin{host: o.Host, id: o.Identity, models: o.Models, dead: o.DeadLetters, rates: o.Rates, state: o.State, now: o.Now}
 
 	gateway, err := newGateway(newInProcess(c, ingest, customers, admin))
 	if err != nil {

@@ -179,6 +179,7 @@ func serve(t *testing.T, h Host, change ...func(*Options)) *served {
 		Rates:   &Rates{},
 		Ready:   func() Readiness { return Readiness{Ready: true} },
 		State:   func() string { return "active" },
+		Now:     func() time.Time { return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC) },
 		Metrics: m, Gatherer: reg, Logger: slog.New(slog.DiscardHandler),
 	}
 	for _, f := range change {

@@ -116,9 +116,11 @@ func TestAnswersAsJSON(t *testing.T) {
 			r := s.post(t, "/v1/clock:set", `{"mode":"`+mode+`"}`)
 			require.Equal(t, http.StatusOK, r.code, r.body)
 		}
-		r := s.post(t, "/v1/clock:tick", `{"date":"2017-01-01"}`)
-		require.Equal(t, http.StatusOK, r.code, r.body)
-		require.JSONEq(t, `{"appended":true}`, r.body)
+		for _, date := range []string{"1970-01-01", "2017-01-01", "2026-03-01"} {
+			r := s.post(t, "/v1/clock:tick", `{"date":"`+date+`"}`)
+			require.Equal(t, http.StatusOK, r.code, r.body)
+			require.JSONEq(t, `{"appended":true}`, r.body)
+		}
 	})
 }
 
@@ -162,6 +164,9 @@ func TestErrorsOfCalls(t *testing.T) {
 		{"mode", "POST", "/v1/clock:set", `{"mode":"sun"}`, &scripted{}, 400, Error{"invalid_argument", `mode: must be wall or driven, not "sun"`, "mode"}},
 		{"no mode", "POST", "/v1/clock:set", `{}`, &scripted{}, 400, Error{"invalid_argument", "mode: must be wall or driven", "mode"}},
 		{"date", "POST", "/v1/clock:tick", `{"date":"1.1.2017"}`, &scripted{}, 400, Error{"invalid_argument", `date: must be a day such as "2017-01-31", not "1.1.2017"`, "date"}},
+		{"a date that has not begun", "POST", "/v1/clock:tick", `{"date":"2026-03-02"}`, &scripted{}, 400, Error{"invalid_argument", "date: must not be after 2026-03-01, which is today in UTC: 2026-03-02 has not begun", "date"}},
+		{"a date far ahead", "POST", "/v1/clock:tick", `{"date":"9999-12-31"}`, &scripted{}, 400, Error{"invalid_argument", "date: must not be after 2026-03-01, which is today in UTC: 9999-12-31 has not begun", "date"}},
+		{"a date before all", "POST", "/v1/clock:tick", `{"date":"1969-12-31"}`, &scripted{}, 400, Error{"invalid_argument", "date: must not be before 1970-01-01, not 1969-12-31", "date"}},
 		{"tick under a wall clock", "POST", "/v1/clock:tick", `{"date":"2017-01-01"}`, &scripted{tickErr: actors.ErrClock}, 400, Error{"failed_precondition", actors.ErrClock.Error(), ""}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
