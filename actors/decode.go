@@ -14,12 +14,17 @@ import (
 	"footfall/messages/footfallv1"
 )
 
-// eachEvent calls do with each encoded event of a record, in order. A batch that cannot be
-// read to its end is an error, found before the first call: a message counts whole or not.
-func eachEvent(rec *messages.Record, do func(index uint32, raw []byte)) error {
+// ahead is how many events of a message are looked at before they are folded.
+const ahead = 16
+
+// eachEvent calls do with each encoded event of a record, in order, and before that peek for
+// the next few of them. A batch that cannot be read to its end is an error, found before the
+// first call: a message counts whole or not.
+func eachEvent(rec *messages.Record, peek func(place int, raw []byte), do func(index uint32, place int, raw []byte)) error {
 	switch rec.Type {
 	case messages.EventRecord:
-		do(0, rec.Body)
+		peek(0, rec.Body)
+		do(0, 0, rec.Body)
 		return nil
 	case messages.BatchRecord:
 	default:
@@ -32,14 +37,25 @@ func eachEvent(rec *messages.Record, do func(index uint32, raw []byte)) error {
 		}
 		b = b[n:]
 	}
-	var index uint32
+	var (
+		index uint32
+		next  [ahead][]byte
+	)
 	for b := rec.Body; len(b) > 0; {
-		raw, n := nextField(b)
-		if raw != nil {
-			do(index, raw)
+		n := 0
+		for n < ahead && len(b) > 0 {
+			raw, size := nextField(b)
+			b = b[size:]
+			if raw != nil {
+				next[n] = raw
+				peek(n, raw)
+				n++
+			}
+		}
+		for place, raw := range next[:n] {
+			do(index, place, raw)
 			index++
 		}
-		b = b[n:]
 	}
 	return nil
 }

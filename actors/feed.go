@@ -30,35 +30,25 @@ type feed struct {
 	done   chan<- []FeedEvent
 }
 
-// touchAhead is how many customers are touched before they are folded.
-const touchAhead = 16
-
 func (s *shard) feed(m *feed) {
 	var out behavior.Features
 	ev := &s.fold.event
 	*ev = behavior.Event{Kind: behavior.Purchase, Departments: ev.Departments}
-	var (
-		id   [8]byte
-		near [touchAhead]uint32
-	)
+	var id [8]byte
 	for i := range m.events {
 		e := &m.events[i]
-		if i%touchAhead == 0 {
-			for j := i; j < min(i+touchAhead, len(m.events)); j++ {
-				slot, sum := s.residents.touch(bytesString(m.events[j].Customer[:]))
-				near[j-i] = slot
-				s.fedSum += uint64(sum)
+		if i%ahead == 0 {
+			for j := i; j < min(i+ahead, len(m.events)); j++ {
+				s.near(j-i, bytesString(m.events[j].Customer[:]))
 			}
 		}
 		id = e.Customer
 		ev.ID, ev.Time, ev.Spend, ev.Discount, ev.Items = e.ID, e.Time, e.Spend, e.Discount, e.Items
 		ev.Departments = append(ev.Departments[:0], e.Departments[:]...)
-		s.hint = near[i%touchAhead]
-		s.fold.count(s.apply(bytesString(id[:]), ev, messages.Position{}))
+		s.fold.count(s.apply(bytesString(id[:]), ev, messages.Position{}, i%ahead))
 		s.residents.at(s.last).record().Features(ev.Time, s.cal, &out)
-		s.fedSum += math.Float64bits(out[6]) ^ math.Float64bits(out[9])
+		s.touched += math.Float64bits(out[6]) ^ math.Float64bits(out[9])
 	}
-	s.hint = noSlot
 	s.residents.compact(holesBusy, len(s.residents.segments))
 	m.done <- m.events
 }

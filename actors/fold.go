@@ -25,6 +25,7 @@ type fold struct {
 	// at is the event being folded, raw its bytes.
 	at        messages.Position
 	raw       []byte
+	place     int
 	next      uint64
 	sum       uint32
 	clock     footfallv1.ClockMode
@@ -44,8 +45,10 @@ type fold struct {
 
 // customers is where a fold finds and keeps the state of customers.
 type customers interface {
-	// apply folds an event into a customer.
-	apply(id string, ev *behavior.Event, at messages.Position) behavior.Outcome
+	// near is told of a customer that will come soon, at a place below ahead.
+	near(place int, id string)
+	// apply folds an event into a customer; it was announced at place.
+	apply(id string, ev *behavior.Event, at messages.Position, place int) behavior.Outcome
 	// dead keeps what could not be folded.
 	dead(d messages.DeadLetter)
 	// tickedDay is told that a day ended, epochRead that an owner began.
@@ -67,11 +70,12 @@ func newFold(shard int, cfg *Config, cal *behavior.Calendar) *fold {
 // needs calls want with the customer of each event in the record, without decoding the rest.
 // What cannot be read is passed over: record will find it.
 func (f *fold) needs(rec *messages.Record, want func(id string)) {
-	_ = eachEvent(rec, func(_ uint32, raw []byte) { // an error there is record's to report
+	peek := func(_ int, raw []byte) {
 		if id, ok := customerOf(raw); ok {
 			want(id)
 		}
-	})
+	}
+	_ = eachEvent(rec, peek, func(uint32, int, []byte) {}) // an error there is record's to report
 }
 
 // record folds one record. It never fails: what cannot be folded goes to dead. An offset
@@ -83,7 +87,13 @@ func (f *fold) record(rec *messages.Record, to customers) error {
 	if rec.Type == messages.ControlRecord {
 		f.control(rec, to)
 	} else {
-		err := eachEvent(rec, func(index uint32, raw []byte) {
+		peek := func(place int, raw []byte) {
+			if id, ok := customerOf(raw); ok {
+				to.near(place, id)
+			}
+		}
+		err := eachEvent(rec, peek, func(index uint32, place int, raw []byte) {
+			f.place = place
 			f.one(messages.Position{Offset: rec.Offset, Index: index}, raw, to)
 		})
 		if err != nil {
@@ -118,7 +128,7 @@ func (f *fold) one(at messages.Position, raw []byte, to customers) {
 		f.duplicates++
 		return
 	}
-	f.count(to.apply(ev.GetCustomerId(), &f.event, at))
+	f.count(to.apply(ev.GetCustomerId(), &f.event, at, f.place))
 }
 
 func (f *fold) count(o behavior.Outcome) {

@@ -157,9 +157,16 @@ func (s *shard) missing(rec *messages.Record) bool {
 	return n > 0
 }
 
+// near brings a customer's memory near that will be folded soon.
+func (s *shard) near(place int, id string) {
+	slot, sum := s.residents.touch(id)
+	s.hints[place] = slot
+	s.touched += uint64(sum)
+}
+
 // apply folds an event into a customer that is resident or new.
-func (s *shard) apply(id string, ev *behavior.Event, _ messages.Position) behavior.Outcome {
-	slot, known := s.residents.findAt(s.hint, id)
+func (s *shard) apply(id string, ev *behavior.Event, _ messages.Position, place int) behavior.Outcome {
+	slot, known := s.residents.findAt(s.hints[place], id)
 	var rec behavior.Record
 	var out behavior.Outcome
 	if known {

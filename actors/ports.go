@@ -11,7 +11,8 @@ import (
 // goroutine.
 type Log interface {
 	// Append adds records to a shard's log, in order, and returns the offset of the first
-	// once all of them are durable. Only Type, FromNode, Time and Body of each are read.
+	// once all of them are durable. Only Type, FromNode, Time and Body of each are read; the
+	// log may keep the bodies, so they must not be changed any more.
 	Append(ctx context.Context, shard int, records []messages.Record) (first uint64, err error)
 	// Open attaches a reader at a mark. Where at.Next is above 0, message at.Next-1 must be
 	// in the log with at.Sum, else *messages.LogGapError or *messages.LogRegressedError.

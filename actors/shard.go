@@ -72,10 +72,10 @@ type shard struct {
 	scratch   []byte
 	// last is the slot of the customer that was folded last.
 	last uint32
-	// hint is the slot that the next customer probably has; noSlot where nothing is known.
-	hint uint32
-	// fedSum keeps the features of Feed from being optimised away.
-	fedSum uint64
+	// hints are the slots that the next customers probably have, noSlot where none is known.
+	hints [ahead]uint32
+	// touched keeps what is only read from being optimised away.
+	touched uint64
 
 	inbox      inbox
 	reads      reads
@@ -282,7 +282,6 @@ func (s *shard) opened(m *opened) {
 	s.fold = newFold(s.id, s.cfg, s.cal)
 	s.fold.poison = s.poison
 	s.residents = newResidents()
-	s.hint = noSlot
 	s.models = modelTable{}
 	s.customers, s.complete = 0, true
 	s.checkpoint.reset()

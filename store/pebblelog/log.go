@@ -78,6 +78,7 @@ type shard struct {
 	trimSum uint32
 	durable uint64
 	wake    chan struct{}
+	tail    tail
 }
 
 var encoders = sync.Pool{New: func() any { return new(encoder) }}
@@ -162,7 +163,8 @@ func (l *Log) Err() error { return l.db.Err() }
 func (l *Log) Close() error { return l.db.Close() }
 
 // Append adds records to a shard's log and returns the offset of the first once all are
-// durable. Where ctx ends before they are written, none is.
+// durable. Where ctx ends before they are written, none is. The log keeps the bodies for
+// readers that keep up: they must not be changed any more.
 func (l *Log) Append(ctx context.Context, shard int, records []messages.Record) (uint64, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
@@ -219,6 +221,7 @@ func (l *Log) Append(ctx context.Context, shard int, records []messages.Record) 
 	}
 	if err == nil {
 		s.next += uint64(len(records))
+		s.hold(first, records, e.sums)
 	}
 	s.mu.Unlock()
 	if err != nil {
@@ -298,6 +301,17 @@ func (s *shard) bounds() (first, durable uint64, trimSum uint32) {
 	s.ends.Lock()
 	defer s.ends.Unlock()
 	return s.first, s.durable, s.trimSum
+}
+
+// hold puts records that were written into the tail; readers see them once they are durable.
+// The caller holds mu, which keeps them in order.
+func (s *shard) hold(first uint64, records []messages.Record, sums []uint32) {
+	s.ends.Lock()
+	defer s.ends.Unlock()
+	for i, r := range records {
+		r.Offset, r.Sum = first+uint64(i), sums[i]
+		s.tail.add(r)
+	}
 }
 
 // publish raises the durable end and wakes readers.

@@ -1,6 +1,7 @@
 package pebblelog
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -59,6 +60,14 @@ func TestConformance(t *testing.T) {
 	})
 }
 
+// forget empties a shard's tail, as a restart does: what follows is read from the disk.
+func forget(l *Log, shard int) {
+	s := l.shards[shard]
+	s.ends.Lock()
+	defer s.ends.Unlock()
+	s.tail = tail{}
+}
+
 // corrupt flips a byte of a stored record.
 func corrupt(t *testing.T, l *Log, shard int, offset uint64, at int) {
 	t.Helper()
@@ -67,6 +76,7 @@ func corrupt(t *testing.T, l *Log, shard int, offset uint64, at int) {
 	require.NoError(t, err)
 	v[at] ^= 1
 	require.NoError(t, l.db.Pebble.Set(k, v, pebble.Sync))
+	forget(l, shard)
 }
 
 // TestEveryByteIsProven flips each byte of a stored record in turn.
@@ -97,12 +107,45 @@ func TestLostRecordIsAnError(t *testing.T) {
 		require.NoError(t, err)
 	}
 	require.NoError(t, l.db.Pebble.Delete(recordKey(1, 2), pebble.Sync))
+	forget(l, 1)
 	r, err := l.Open(t.Context(), 1, messages.Mark{})
 	require.NoError(t, err)
 	var batch messages.RecordBatch
 	var damaged *messages.CorruptError
 	require.ErrorAs(t, r.Next(t.Context(), &batch), &damaged)
 	require.Empty(t, batch.Records)
+}
+
+// TestTail reads with readers that keep up and readers that lag: both get the same.
+func TestTail(t *testing.T) {
+	l := open(t, "log", mem(vfs.NewMem()))
+	body := func(i int) []byte { return bytes.Repeat([]byte{byte(i), byte(i >> 8)}, 1000+i%5000) }
+	const n = 700 // several times what a tail holds
+	for i := range n {
+		_, err := l.Append(t.Context(), 1, []messages.Record{{Type: messages.BatchRecord, Body: body(i)}})
+		require.NoError(t, err)
+	}
+	held := l.shards[1].tail
+	require.Less(t, len(held.records)-held.head, n/2)
+	require.LessOrEqual(t, held.bytes, tailBytes)
+	for _, forgotten := range []bool{false, true} {
+		if forgotten {
+			forget(l, 1)
+		}
+		for _, from := range []uint64{0, n / 2, n - 1} {
+			r := &reader{log: l, shard: l.shards[1], next: from}
+			var batch messages.RecordBatch
+			for next := from; next < n; {
+				require.NoError(t, r.Next(t.Context(), &batch))
+				for _, rec := range batch.Records {
+					require.Equal(t, next, rec.Offset)
+					require.Equal(t, body(int(next)), rec.Body)
+					require.Equal(t, messages.RecordSum(rec.Type, rec.Body), rec.Sum)
+					next++
+				}
+			}
+		}
+	}
 }
 
 func TestTooLargeBody(t *testing.T) {

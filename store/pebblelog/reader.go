@@ -12,7 +12,7 @@ import (
 const (
 	// fillBytes and fillRecords bound what one Next returns: it stops after the record
 	// that reaches either.
-	fillBytes   = 1 << 20
+	fillBytes   = 256 << 10
 	fillRecords = 8192
 )
 
@@ -20,7 +20,7 @@ const (
 // that whoever declares the same methods may take it for its own.
 type Reader = interface {
 	// Next resets into and fills it with the records that follow: at least one, about
-	// 1 MiB at most. It waits for them, or for ctx.
+	// 256 KiB at most. It waits for them, or for ctx.
 	Next(ctx context.Context, into *messages.RecordBatch) error
 	Close() error
 }
@@ -122,8 +122,17 @@ func (r *reader) Next(ctx context.Context, into *messages.RecordBatch) error {
 	}
 }
 
-// fill reads from next to end, which is durable.
+// fill reads from next to end, which is durable: from the shard's tail where that reaches
+// back to next, else from the database.
 func (r *reader) fill(end uint64, into *messages.RecordBatch) error {
+	r.shard.ends.Lock()
+	into.Records = r.shard.tail.from(r.next, end, into.Records)
+	r.shard.ends.Unlock()
+	if n := uint64(len(into.Records)); n > 0 {
+		r.log.read.Add(n)
+		r.next += n
+		return nil
+	}
 	leave, err := r.log.db.Enter()
 	if err != nil {
 		return err

@@ -105,12 +105,13 @@ func (h header) appendBody(buf, stored []byte) (out []byte, fault string) {
 
 // encoder turns records into stored ones. It keeps its memory.
 type encoder struct {
-	// ends[i] is where the i-th stored record of buf ends.
+	// ends[i] is where the i-th stored record of buf ends, sums[i] its checksum.
 	buf  []byte
 	ends []int
+	sums []uint32
 }
 
-func (e *encoder) reset() { e.buf, e.ends = e.buf[:0], e.ends[:0] }
+func (e *encoder) reset() { e.buf, e.ends, e.sums = e.buf[:0], e.ends[:0], e.sums[:0] }
 
 // add appends a stored record to the buffer.
 func (e *encoder) add(r *messages.Record) {
@@ -135,6 +136,7 @@ func (e *encoder) add(r *messages.Record) {
 	}
 	h.put(e.buf[at:])
 	e.ends = append(e.ends, len(e.buf))
+	e.sums = append(e.sums, h.sum)
 }
 
 // Keys.
