@@ -18,6 +18,8 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 export TENSORFLOW ?= cpu
 export PYTHON
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
+# Go asks git about the checkout, and stops where git distrusts its owner, as it does in many containers. VERSION stands in for that.
+export GOFLAGS := $(strip $(shell go env GOFLAGS 2>/dev/null) -buildvcs=false)
 
 VERSION  := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS  := -X main.version=$(VERSION)
