@@ -107,6 +107,26 @@ func customerOf(raw []byte) (id string, ok bool) {
 	return id, ok
 }
 
+// firstCustomer is customerOf without a look at the whole event: a good guess.
+func firstCustomer(raw []byte) (id string, ok bool) {
+	for len(raw) > 0 {
+		num, typ, n := protowire.ConsumeTag(raw)
+		if n < 0 {
+			return "", false
+		}
+		raw = raw[n:]
+		if num == 2 && typ == protowire.BytesType {
+			v, m := protowire.ConsumeBytes(raw)
+			return bytesString(v), m > 0
+		}
+		if n = protowire.ConsumeFieldValue(num, typ, raw); n < 0 {
+			return "", false
+		}
+		raw = raw[n:]
+	}
+	return "", false
+}
+
 // decoder decodes and validates events into memory that it uses again. The event it returns
 // points into the message and is good until the next call.
 type decoder struct {

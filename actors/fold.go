@@ -49,6 +49,8 @@ type customers interface {
 	near(place int, id string)
 	// apply folds an event into a customer; it was announced at place.
 	apply(id string, ev *behavior.Event, at messages.Position, place int) behavior.Outcome
+	// passed is told of an event that its producer had sent before.
+	passed(id string)
 	// dead keeps what could not be folded.
 	dead(d messages.DeadLetter)
 	// tickedDay is told that a day ended, epochRead that an owner began.
@@ -88,7 +90,7 @@ func (f *fold) record(rec *messages.Record, to customers) error {
 		f.control(rec, to)
 	} else {
 		peek := func(place int, raw []byte) {
-			if id, ok := customerOf(raw); ok {
+			if id, ok := firstCustomer(raw); ok {
 				to.near(place, id)
 			}
 		}
@@ -126,6 +128,7 @@ func (f *fold) one(at messages.Position, raw []byte, to customers) {
 	}
 	if ev.GetProducer() != "" && !f.producers.advance(ev.GetProducer(), ev.GetSequence()) {
 		f.duplicates++
+		to.passed(ev.GetCustomerId())
 		return
 	}
 	f.count(to.apply(ev.GetCustomerId(), &f.event, at, f.place))

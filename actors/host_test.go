@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"math/rand/v2"
 	"testing"
 	"testing/synctest"
@@ -379,15 +380,32 @@ func TestHistory(t *testing.T) {
 		for i := range 5 {
 			b.publish(purchase("900", fmt.Sprintf("b-%d", i), day1.AddDate(0, 0, i), "10.00"), purchase("901", "x", day1, "1.00"))
 		}
-		b.publish(purchase("900", "b-0", day1, "10.00"))
+		again := purchase("900", "b-9", day1, "10.00")
+		again.Producer, again.Sequence = "till", 7
+		b.publish(again, again, purchase("900", "b-0", day1, "10.00"))
 		require.NoError(t, b.host.WaitIdle(t.Context(), false))
 		var got []string
-		truncated, err := b.host.History(t.Context(), "900", 3, func(e HistoryEntry) error {
+		truncated, err := b.host.History(t.Context(), "900", 4, func(e HistoryEntry) error {
 			got = append(got, fmt.Sprintf("%s %s %d", e.Event.GetEventId(), e.Outcome, e.Record.Lifetime().Purchases))
 			return nil
 		})
 		require.NoError(t, err)
 		require.True(t, truncated)
-		require.Equal(t, []string{"b-3 applied 4", "b-4 applied 5", "b-0 duplicate 5"}, got)
+		require.Equal(t, []string{"b-4 applied 5", "b-9 applied 6", "b-9 duplicate 6", "b-0 duplicate 6"}, got)
+
+		// The same fold, with the customers at each tick.
+		_, err = b.host.Tick(t.Context(), "2017-01-05")
+		require.NoError(t, err)
+		var days []string
+		err = Refold(t.Context(), b.cfg, messages.ShardOf("900", 4), b.log, b.store, func(day int32, each iter.Seq2[string, behavior.Record]) error {
+			for id, rec := range each {
+				if id == "900" {
+					days = append(days, fmt.Sprintf("%s %d", behavior.FormatDate(day), rec.Lifetime().Purchases))
+				}
+			}
+			return nil
+		})
+		require.NoError(t, err)
+		require.Equal(t, []string{"2017-01-05 6"}, days)
 	})
 }

@@ -193,6 +193,9 @@ func (s *shard) apply(id string, ev *behavior.Event, _ messages.Position, place 
 	return out
 }
 
+// passed has nothing to do: the customer stays as it is.
+func (s *shard) passed(string) {}
+
 // dead keeps what could not be folded for the next checkpoint.
 func (s *shard) dead(d messages.DeadLetter) {
 	s.checkpoint.letters = append(s.checkpoint.letters, d)
@@ -214,5 +217,8 @@ func (s *shard) epochRead(epoch uint64) {
 		s.fail(&messages.StaleEpochError{Shard: s.id, Epoch: s.epoch, Stored: epoch})
 	case epoch == s.epoch && s.state == Recovering:
 		s.state = Active
+		if s.cfg.Metrics != nil {
+			s.cfg.Metrics.handoff.Observe(s.cfg.Now().Sub(s.began).Seconds())
+		}
 	}
 }

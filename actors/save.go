@@ -183,7 +183,7 @@ func (s *shard) checkpointed(m *checkpointed) {
 		return
 	}
 	// The log still holds what the checkpoint would have saved: go on, and try again.
-	s.logger.Error("checkpoint failed", "shard", s.id, "error", m.err)
+	s.logger.Error("checkpoint failed", "error", m.err)
 	c.retryAt = s.cfg.Now().Add(retryAfter)
 }
 

@@ -247,7 +247,7 @@ func (s *shard) scored(m *scored) {
 	c := &s.scoring
 	c.inFlight--
 	if m.reply.Err != nil {
-		s.logger.Warn("scoring failed", "shard", s.id, "rows", m.job.request.Rows, "error", m.reply.Err)
+		s.logger.Warn("scoring failed", "rows", m.job.request.Rows, "error", m.reply.Err)
 		c.retryAt = s.cfg.Now().Add(time.Second)
 		for _, slot := range m.job.slots {
 			cell := s.residents.at(slot)

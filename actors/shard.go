@@ -59,7 +59,8 @@ type shard struct {
 	state     State
 	err       error
 	retryAt   time.Time
-	life      uint64 // counts openings: an answer from a former life is dropped
+	began     time.Time // when this life did
+	life      uint64    // counts openings: an answer from a former life is dropped
 	cancel    context.CancelFunc
 	epoch     uint64
 	poison    map[messages.Position]string
@@ -142,11 +143,15 @@ func (s *shard) Receive(ctx actor.Context) {
 	case *rejected:
 		s.waits.rejected(m.customer, m.event, m.fault)
 	case *waitIdle:
-		s.waits.idle = append(s.waits.idle, m)
+		if s.serves(m.reply) {
+			s.waits.idle = append(s.waits.idle, m)
+		}
 	case *scored:
 		s.scored(m)
 	case *checkpointNow:
-		s.checkpoint.asked = append(s.checkpoint.asked, m.reply)
+		if s.serves(m.reply) {
+			s.checkpoint.asked = append(s.checkpoint.asked, m.reply)
+		}
 	case *checkpointed:
 		s.checkpointed(m)
 	case *hold:
@@ -173,6 +178,15 @@ func (s *shard) Receive(ctx actor.Context) {
 	s.work()
 	s.publish()
 	s.tellActive()
+}
+
+// serves reports whether the shard works; else it says so.
+func (s *shard) serves(reply chan<- error) bool {
+	if s.state == Recovering || s.state == Active {
+		return true
+	}
+	reply <- &NotActiveError{Shard: s.id, State: s.state, Err: s.err}
+	return false
 }
 
 // tellActive answers who waits for the shard to serve, once it does or has failed.
@@ -225,6 +239,7 @@ func (e *panicError) Error() string { return fmt.Sprintf("panic: %v", e.value) }
 func (s *shard) open() {
 	s.life++
 	s.state, s.err = Acquiring, nil
+	s.began = s.cfg.Now()
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
 	life := s.life
@@ -279,6 +294,7 @@ func (s *shard) opened(m *opened) {
 		return
 	}
 	s.epoch = m.epoch
+	s.tickAppended.Store(0) // a tick that failed to be appended is due again
 	s.fold = newFold(s.id, s.cfg, s.cal)
 	s.fold.poison = s.poison
 	s.residents = newResidents()
@@ -343,7 +359,7 @@ func (s *shard) stop() {
 const retryAfter = 2 * time.Second
 
 func (s *shard) fail(err error) {
-	s.logger.Error("shard failed", "shard", s.id, "epoch", s.epoch, "error", err)
+	s.logger.Error("shard failed", "epoch", s.epoch, "error", err)
 	s.state, s.err = Failed, err
 	s.retryAt = time.Time{}
 	if retryable(err) {

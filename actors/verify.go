@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 
 	"footfall/behavior"
@@ -162,6 +163,9 @@ type refold struct {
 	// only, where set, is the one customer that is folded, and applied is told of its events.
 	only    string
 	applied func(at messages.Position, out behavior.Outcome, reason string, body []byte)
+	// onTick, where set, is told of each tick.
+	onTick func(day int32) error
+	failed error
 	// first is the offset at which this run began.
 	first uint64
 }
@@ -239,7 +243,7 @@ func (r *refold) run(ctx context.Context, next uint64) (again bool, err error) {
 			if r.fold.next == next {
 				break
 			}
-			if err := r.fold.record(&batch.Records[i], r); err != nil {
+			if err := errors.Join(r.fold.record(&batch.Records[i], r), r.failed); err != nil {
 				return false, err
 			}
 		}
@@ -266,6 +270,12 @@ func (r *refold) apply(id string, ev *behavior.Event, at messages.Position, _ in
 	return out
 }
 
+func (r *refold) passed(id string) {
+	if r.applied != nil && id == r.only {
+		r.applied(r.fold.at, behavior.Duplicate, "", r.fold.raw)
+	}
+}
+
 func (r *refold) dead(d messages.DeadLetter) {
 	if r.applied != nil && d.CustomerID == r.only {
 		fault := messages.Fault{Field: d.Field, Reason: d.Reason}
@@ -273,8 +283,39 @@ func (r *refold) dead(d messages.DeadLetter) {
 	}
 }
 
-func (r *refold) tickedDay(int32)  {}
+func (r *refold) tickedDay(day int32) {
+	if r.onTick != nil && r.failed == nil {
+		r.failed = r.onTick(day)
+	}
+}
+
 func (r *refold) epochRead(uint64) {}
+
+// Refold folds a shard's log again, from its base or its beginning to its end, and calls
+// onTick at each tick with the customers as they are then, in no order; a record is good
+// until onTick returns. Training sets come from here, so that they hold what is served.
+func Refold(ctx context.Context, cfg Config, shard int, log Log, store Store, onTick func(day int32, each iter.Seq2[string, behavior.Record]) error) error {
+	cfg = cfg.withDefaults()
+	_, next, err := log.Bounds(ctx, shard)
+	if err != nil {
+		return err
+	}
+	r := refold{cfg: &cfg, shard: shard, log: log, store: store, poison: map[messages.Position]string{}}
+	r.onTick = func(day int32) error {
+		return onTick(day, func(yield func(string, behavior.Record) bool) {
+			for id, rec := range r.customers {
+				if !yield(id, *rec) {
+					return
+				}
+			}
+		})
+	}
+	again, err := r.run(ctx, next)
+	if err == nil && again {
+		return fmt.Errorf("shard %d: folding %v panicked: %s", shard, r.fold.at, r.poison[r.fold.at])
+	}
+	return err
+}
 
 // HistoryEntry is one event of a customer and the state right after it.
 type HistoryEntry struct {
