@@ -59,14 +59,7 @@ func PeekJSONEvent(raw []byte) (eventID, customerID string) {
 // explain finds in words that a user understands what protojson did not like. Its own messages are
 // unstable by intent and name neither path nor remedy, so they serve only where nothing is found.
 func explain(raw []byte, err error) *Fault {
-	if !utf8.Valid(raw) {
-		return &Fault{Reason: "the event is not valid UTF-8"}
-	}
-	if f := syntaxFault(raw); f != nil {
-		return f
-	}
-	raw = bytes.TrimSpace(raw)
-	if f := explainMessage(raw, (*footfallv1.Event)(nil).ProtoReflect().Descriptor(), ""); f != nil {
+	if f := ExplainJSON(raw, (*footfallv1.Event)(nil).ProtoReflect().Descriptor(), "the event"); f != nil {
 		return f
 	}
 	reason := err.Error()
@@ -75,6 +68,19 @@ func explain(raw []byte, err error) *Fault {
 		reason = after
 	}
 	return &Fault{Reason: "not an event: " + strings.ReplaceAll(reason, "\u00a0", " ")}
+}
+
+// ExplainJSON returns the first thing in raw that does not fit a message, with the path of its
+// field; nil where nothing is found, which does not say that protojson takes it: the words of enums,
+// for one, are not looked at. what names the whole in a reason: "the event".
+func ExplainJSON(raw []byte, desc protoreflect.MessageDescriptor, what string) *Fault {
+	if !utf8.Valid(raw) {
+		return &Fault{Reason: what + " is not valid UTF-8"}
+	}
+	if f := syntaxFault(raw, what); f != nil {
+		return f
+	}
+	return explainMessage(bytes.TrimSpace(raw), desc, "")
 }
 
 // explainMessage walks an object along a message's descriptor and returns its first fault. What it
@@ -167,6 +173,11 @@ func explainValue(raw []byte, field protoreflect.FieldDescriptor, path string) *
 			example = ` such as "0.50"`
 		}
 		return &Fault{path, "must be a string" + example + ", not " + jsonKind(raw)}
+	case protoreflect.EnumKind:
+		if raw[0] == '"' || raw[0] == '-' || raw[0] >= '0' && raw[0] <= '9' {
+			return nil
+		}
+		return &Fault{path, "must be a word, not " + jsonKind(raw)}
 	case protoreflect.Uint32Kind, protoreflect.Uint64Kind:
 		bits := 32
 		if field.Kind() == protoreflect.Uint64Kind {

@@ -281,8 +281,8 @@ func (s *scanner) enterBatch() bool {
 	return s.at < len(s.body) && s.body[s.at] == '['
 }
 
-// syntaxFault says where and why raw is not JSON; nil where it is.
-func syntaxFault(raw []byte) *Fault {
+// syntaxFault says where and why raw is not JSON; nil where it is. what names raw.
+func syntaxFault(raw []byte, what string) *Fault {
 	var value json.RawMessage
 	err := json.Unmarshal(raw, &value)
 	if err == nil {
@@ -294,7 +294,7 @@ func syntaxFault(raw []byte) *Fault {
 	}
 	reason := strings.TrimPrefix(err.Error(), "json: ")
 	if errors.Is(err, io.ErrUnexpectedEOF) || strings.Contains(reason, "unexpected end") {
-		reason = "the event is truncated"
+		reason = what + " is truncated"
 	}
 	return &Fault{Reason: "malformed JSON" + at + ": " + reason}
 }

@@ -38,6 +38,17 @@ func newGateway(conn *inProcess) (*runtime.ServeMux, error) {
 			writeRoutingError(w, r, code)
 		}),
 		runtime.SetQueryParameterParser(queryParser{}),
+		runtime.WithMiddlewares(func(next runtime.HandlerFunc) runtime.HandlerFunc {
+			return func(w http.ResponseWriter, r *http.Request, params map[string]string) {
+				if !takesParameters(r) {
+					if f := noParameters(r); f != nil {
+						writeError(w, statusOf(f))
+						return
+					}
+				}
+				next(w, r, params)
+			}
+		}),
 		runtime.WithDisableHTTPMethodOverride(),
 		runtime.WithDisablePathLengthFallback(),
 		// Nothing of a request's headers is of use to the services but the deadline, which the
@@ -87,6 +98,22 @@ func (p queryParser) Parse(msg proto.Message, values url.Values, filter *utiliti
 		}
 	}
 	return nil
+}
+
+// takesParameters reports whether a call has a query, which [queryParser] then reads.
+func takesParameters(r *http.Request) bool {
+	return r.Method == http.MethodGet && (strings.HasPrefix(r.URL.Path, "/v1/customers/") || r.URL.Path == "/v1/deadletters")
+}
+
+// noParameters says what is wrong with the query of a call that has none.
+func noParameters(r *http.Request) *messages.Fault {
+	if r.URL.RawQuery == "" {
+		return nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.URL.Query())) {
+		return &messages.Fault{Field: name, Reason: "no such parameter: the call takes none"}
+	}
+	return &messages.Fault{Reason: "the query cannot be read"}
 }
 
 func parameters(fields protoreflect.FieldDescriptors, filter *utilities.DoubleArray) string {
@@ -181,6 +208,10 @@ func (s *server) handler() (http.Handler, error) {
 	route := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.URL.Path == "/v1/events" && r.Method == http.MethodPost:
+			if f := noParameters(r); f != nil {
+				writeError(w, statusOf(f))
+				return
+			}
 			events(w, r)
 		case r.URL.Path == "/v1/events":
 			writeRoutingError(w, r, http.StatusMethodNotAllowed)

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -246,14 +247,23 @@ func enumWords(e protoreflect.EnumDescriptor) []string {
 	return words
 }
 
-// unmarshal reads a request's body. The error is a *messages.Fault.
+// unmarshal reads a request's body. The error is a *messages.Fault that names the field.
 func unmarshal(body []byte, m proto.Message) error {
-	body, fault := expandEnums(body, m.ProtoReflect().Descriptor())
+	err := protojson.Unmarshal(body, m)
+	if err == nil {
+		return nil
+	}
+	desc := m.ProtoReflect().Descriptor()
+	if fault := messages.ExplainJSON(body, desc, "the body"); fault != nil {
+		fault.Field = cmp.Or(fault.Field, "body")
+		return fault
+	}
+	// What is left are the words of enums.
+	body, fault := expandEnums(body, desc)
 	if fault != nil {
 		return fault
 	}
-	err := protojson.Unmarshal(body, m)
-	if err == nil {
+	if err = protojson.Unmarshal(body, m); err == nil {
 		return nil
 	}
 	// "proto: (line 1:2): reason", with spaces that may be of any kind.
@@ -267,13 +277,13 @@ func unmarshal(body []byte, m proto.Message) error {
 // expandEnums puts the protobuf names in place of words. Requests have enums at the top only.
 func expandEnums(body []byte, desc protoreflect.MessageDescriptor) ([]byte, *messages.Fault) {
 	var members map[string]json.RawMessage
+	if err := json.Unmarshal(body, &members); err != nil {
+		return nil, &messages.Fault{Field: "body", Reason: err.Error()}
+	}
 	for i := range desc.Fields().Len() {
 		fd := desc.Fields().Get(i)
 		if fd.Kind() != protoreflect.EnumKind {
 			continue
-		}
-		if members == nil && json.Unmarshal(body, &members) != nil {
-			return body, nil // protojson says better what is wrong
 		}
 		for _, name := range []string{string(fd.Name()), fd.JSONName()} {
 			var word string
@@ -285,13 +295,10 @@ func expandEnums(body []byte, desc protoreflect.MessageDescriptor) ([]byte, *mes
 				full = protoreflect.Name(enumPrefix(fd.Enum())) + full
 			}
 			if fd.Enum().Values().ByName(full) == nil {
-				return nil, &messages.Fault{Field: string(fd.Name()), Reason: fmt.Sprintf("must be %s, not %q", strings.Join(enumWords(fd.Enum()), " or "), word)}
+				return nil, &messages.Fault{Field: string(fd.Name()), Reason: fmt.Sprintf("must be %s, not %q", strings.Join(enumWords(fd.Enum()), " or "), brief(word))}
 			}
 			members[name] = json.RawMessage(strconv.Quote(string(full)))
 		}
-	}
-	if members == nil {
-		return body, nil
 	}
 	expanded, err := json.Marshal(members)
 	if err != nil {

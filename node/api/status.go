@@ -151,8 +151,8 @@ func writeJSON(w http.ResponseWriter, code int, v any) {
 }
 
 // The gateway turns the errors of a query's parameters and of a body into text. A fault's
-// text is "field: reason".
-var faultText = regexp.MustCompile(`^([a-z][a-z0-9_]*(?:\[\d+\]|\.[a-z][a-z0-9_]*)*): `)
+// text is "field: reason". A field that a client made up may be any text, quoted.
+var faultText = regexp.MustCompile(`^((?:\w+|"(?:[^"\\]|\\.)*"…?)(?:\[\d+\]|\.\w+)*): `)
 
 func faultField(message string) string {
 	if m := faultText.FindStringSubmatch(message); m != nil {
