@@ -51,6 +51,7 @@ run: build ## one node with a real year of retail flowing through it; Ctrl-C end
 
 .PHONY: build
 build: setup ## both binaries, into bin/
+	@[ -e bin/footfall-node ] || echo "footfall: building both binaries (a few minutes the first time, without Go's cache)" >&2
 	@CGO_ENABLED=0 go build -ldflags "$(LDFLAGS)" -o bin/footfall ./cmd/footfall
 	@$(WITH_ENV) go build -ldflags "$(LDFLAGS)" -o bin/footfall-node ./cmd/footfall-node
 
@@ -90,7 +91,7 @@ test-go: setup ## the Go tests alone
 	@$(WITH_ENV) scripts/test-go.sh
 
 .PHONY: test-python
-test-python: setup ## the Python tests alone
+test-python: build ## the Python tests alone
 	@scripts/test-python.sh
 
 .PHONY: fuzz
@@ -99,6 +100,7 @@ fuzz: setup ## every fuzz target for FUZZTIME (30s)
 
 .PHONY: lint
 lint: setup tool-golangci-lint tools-generate ## the linters, among them the import directions between rooms
+	@echo "footfall: linters" >&2
 	@$(WITH_ENV) golangci-lint run ./...
 	@buf lint
 	@[ ! -d training ] || .venv/bin/ruff check training
@@ -115,6 +117,7 @@ generate: tools-generate ## the code of messages/proto
 
 .PHONY: generate-check
 generate-check: tools-generate ## fails where committed generated code is not what its sources give
+	@echo "footfall: comparing the generated code with its sources" >&2
 	@scripts/generate.sh --check
 
 .PHONY: tidy-check

@@ -6,6 +6,7 @@ set -euo pipefail
 cd "$root"
 
 [ -d training ] || exit 0
+say "Python: ruff and pytest"
 .venv/bin/ruff check training
 .venv/bin/ruff format --check training
 TF_CPP_MIN_LOG_LEVEL=2 .venv/bin/python -m pytest -q training || die "Python tests failed (above)"
