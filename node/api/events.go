@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"compress/gzip"
 	"errors"
 	"fmt"
@@ -21,13 +22,15 @@ const (
 	typeJSON     = "application/json"
 	typeNDJSON   = "application/x-ndjson"
 	typeProtobuf = "application/x-protobuf"
+	// typeForm is what curl -d calls whatever it sends.
+	typeForm = "application/x-www-form-urlencoded"
 )
 
 // serveEvents is POST /v1/events: an object, an array, NDJSON, {"events": […]}, or protobuf.
 // It answers 200 where at least one event is accepted, and 400 where none is.
 func (g *Ingest) serveEvents(c *chain, limit int64) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		decode, err := decoderFor(r.Header.Get("Content-Type"))
+		kind, decode, err := decoderFor(r.Header.Get("Content-Type"))
 		if err != nil {
 			fail(w, http.StatusUnsupportedMediaType, "unsupported_media_type", err.Error())
 			return
@@ -38,6 +41,10 @@ func (g *Ingest) serveEvents(c *chain, limit int64) http.HandlerFunc {
 			return
 		}
 		defer leave()
+		if kind == typeForm && !looksLikeJSON(body) {
+			fail(w, http.StatusUnsupportedMediaType, "unsupported_media_type", (&mediaTypeError{kind}).Error())
+			return
+		}
 		var answer *footfallv1.PublishResponse
 		err = c.call("POST /v1/events", func() error {
 			items, err := decode(body)
@@ -145,26 +152,50 @@ func writeBodyError(w http.ResponseWriter, err error, limit int64) {
 	}
 }
 
-// decoderFor returns what reads a body of a content type.
-func decoderFor(contentType string) (func([]byte) ([]item, error), error) {
+// mediaTypeError says that bodies of a media type are not read.
+type mediaTypeError struct{ kind string }
+
+func (e *mediaTypeError) Error() string {
+	return fmt.Sprintf("the Content-Type must be %s, %s or %s, not %q: send it as a header", typeJSON, typeNDJSON, typeProtobuf, brief(e.kind))
+}
+
+// decoderFor returns what reads a body of a content type, and its media type.
+func decoderFor(contentType string) (kind string, decode func([]byte) ([]item, error), err error) {
 	if contentType == "" {
-		return decodeJSON, nil
+		return typeJSON, decodeJSON, nil
 	}
 	kind, params, err := mime.ParseMediaType(contentType)
 	if err != nil {
-		return nil, fmt.Errorf("the Content-Type %q cannot be read: %w", brief(contentType), err)
+		return "", nil, fmt.Errorf("the Content-Type %q cannot be read: %w", brief(contentType), err)
 	}
 	if charset, ok := params["charset"]; ok && !strings.EqualFold(charset, "utf-8") {
-		return nil, fmt.Errorf("the charset must be utf-8, not %q", brief(charset))
+		return "", nil, fmt.Errorf("the charset must be utf-8, not %q", brief(charset))
 	}
 	switch kind {
 	case typeJSON, typeNDJSON, "application/ndjson", "application/jsonl":
-		return decodeJSON, nil
+		return kind, decodeJSON, nil
 	case typeProtobuf, "application/protobuf":
-		return decodeProtobuf, nil
+		return kind, decodeProtobuf, nil
+	case typeForm:
+		return kind, decodeForm, nil
 	default:
-		return nil, fmt.Errorf("the Content-Type must be %s, %s or %s, not %q", typeJSON, typeNDJSON, typeProtobuf, brief(kind))
+		return "", nil, &mediaTypeError{kind}
 	}
+}
+
+// looksLikeJSON reports whether a body begins as one or more events do. No form does.
+func looksLikeJSON(body []byte) bool {
+	body = bytes.TrimLeft(bytes.TrimPrefix(body, []byte("\xef\xbb\xbf")), " \t\r\n")
+	return len(body) > 0 && (body[0] == '{' || body[0] == '[')
+}
+
+// decodeForm reads JSON that is called a form: nobody who types curl -d means one.
+func decodeForm(body []byte) ([]item, error) {
+	items, err := decodeJSON(body)
+	if err != nil && bytes.IndexByte(body, '\n') < 0 {
+		err = fmt.Errorf("%w (curl -d takes the line breaks out of a file: --data-binary keeps them)", err)
+	}
+	return items, err
 }
 
 func decodeJSON(body []byte) ([]item, error) {

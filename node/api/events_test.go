@@ -63,6 +63,8 @@ func TestEveryFormOfABody(t *testing.T) {
 		{"NDJSON", "application/x-ndjson", one + "\n\n" + two + "\n", 2, nil},
 		{"NDJSON called JSON", "application/json", one + "\n" + two, 2, nil},
 		{"batch", "application/json", `{"events":[` + one + "," + two + `]}`, 2, nil},
+		{"object as curl calls it", "application/x-www-form-urlencoded", "\n " + one, 1, nil},
+		{"array as curl calls it", "application/x-www-form-urlencoded", "[" + one + "," + two + "]", 2, nil},
 		{"protobuf event", "application/x-protobuf", wire(t, parsed(t, one)), 1, nil},
 		{"protobuf batch", "application/x-protobuf", wire(t, batch), 2, nil},
 		{"gzip", "application/json", zipped(t, "["+one+","+two+"]"), 2, []string{"Content-Encoding", "gzip"}},
@@ -136,7 +138,9 @@ func TestBodiesThatAreRefused(t *testing.T) {
 		{"not gzip", "application/json", "{}", 400, "invalid_argument", "body", "is not gzip", []string{"Content-Encoding", "gzip"}},
 		{"truncated gzip", "application/json", zipped(t, visit("e", "1"))[:40], 400, "invalid_argument", "body", "unexpected EOF", []string{"Content-Encoding", "gzip"}},
 		{"brotli", "application/json", "{}", 415, "unsupported_media_type", "", "gzip", []string{"Content-Encoding", "br"}},
-		{"a form", "application/x-www-form-urlencoded", visit("e", "1"), 415, "unsupported_media_type", "", "application/json", nil},
+		{"a form", "application/x-www-form-urlencoded", "event_id=e&customer_id=1", 415, "unsupported_media_type", "", `must be application/json, application/x-ndjson or application/x-protobuf, not "application/x-www-form-urlencoded"`, nil},
+		{"lines that curl joined", "application/x-www-form-urlencoded", visit("e", "1") + visit("f", "1"), 400, "invalid_argument", "body", "--data-binary keeps them", nil},
+		{"text", "text/plain", visit("e", "1"), 415, "unsupported_media_type", "", `not "text/plain"`, nil},
 		{"Latin 1", "application/json; charset=latin1", visit("e", "1"), 415, "unsupported_media_type", "", "utf-8", nil},
 		{"no media type", ";", visit("e", "1"), 415, "unsupported_media_type", "", "cannot be read", nil},
 	} {
@@ -255,13 +259,13 @@ func TestGateHoldsItsLimit(t *testing.T) {
 
 // What comes of any body is an answer, and what it counts as accepted is in the log.
 func FuzzBody(f *testing.F) {
-	for i, contentType := range []string{typeJSON, typeNDJSON, typeProtobuf} {
+	for i, contentType := range []string{typeJSON, typeNDJSON, typeProtobuf, typeForm} {
 		f.Add(contentType, []byte(visit("e", "1")))
 		f.Add(contentType, []byte("["+visit("e", "1")+",{}]"))
 		f.Add(contentType, []byte{0x0a, byte(i), 0x0a})
 	}
 	f.Fuzz(func(t *testing.T, contentType string, body []byte) {
-		decode, err := decoderFor(contentType)
+		_, decode, err := decoderFor(contentType)
 		if err != nil {
 			return
 		}
