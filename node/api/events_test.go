@@ -257,6 +257,56 @@ func TestGateHoldsItsLimit(t *testing.T) {
 	})
 }
 
+// However many there are, each element is decoded once and stands in its place.
+func TestManyEventsKeepTheirOrder(t *testing.T) {
+	for _, n := range []int{1, stride, stride + 1, 10*stride + 7} {
+		var body strings.Builder
+		for i := range n {
+			if i%5 == 3 {
+				fmt.Fprintf(&body, "{\"event_id\":\"e%d\",\"customer_id\":900}\n", i)
+			} else {
+				fmt.Fprintln(&body, visit(fmt.Sprint("e", i), "900"))
+			}
+		}
+		items, err := decodeJSON([]byte(body.String()))
+		require.NoError(t, err)
+		require.Len(t, items, n)
+		for i, it := range items {
+			id := it.eventID
+			if i%5 == 3 {
+				require.Equal(t, "customer_id", it.fault.Field)
+			} else {
+				id = it.event.GetEventId()
+			}
+			require.Equal(t, fmt.Sprint("e", i), id)
+		}
+	}
+}
+
+// A bug in a goroutine must not end the node: it comes out where the call's guard is.
+func TestPanicInParallel(t *testing.T) {
+	require.PanicsWithValue(t, "a bug", func() {
+		inParallel(10*stride, func(i int) {
+			if i == 5*stride {
+				panic("a bug")
+			}
+		})
+	})
+}
+
+func BenchmarkDecodeJSON(b *testing.B) {
+	line := `{"event_id":"b-1","customer_id":"900","time":"2017-01-01T11:53:26Z","purchase":{"lines":[{"product_id":"1095275","department":"PASTRY","quantity":1,"amount":"0.50"},{"product_id":"1095276","department":"GROCERY","quantity":2,"amount":"10.50","discount":"0.10"}]}}` + "\n"
+	const n = 10_000
+	body := []byte(strings.Repeat(line, n))
+	b.SetBytes(int64(len(body)))
+	for b.Loop() {
+		if items, err := decodeJSON(body); err != nil || len(items) != n {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(n*float64(b.N)/b.Elapsed().Seconds(), "events/s")
+}
+
 // What comes of any body is an answer, and what it counts as accepted is in the log.
 func FuzzBody(f *testing.F) {
 	for i, contentType := range []string{typeJSON, typeNDJSON, typeProtobuf, typeForm} {
