@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -180,9 +181,9 @@ func crashes(t *testing.T, rnd *rand.Rand) {
 	scorer := &echoScorer{}
 	b := newBench(t, scorer)
 	b.cfg.MemoryBudget = 1 // the least: most customers are passivated
-	var failing bool
+	var failing atomic.Bool
 	b.store.fault = func(*messages.Checkpoint) error {
-		if failing {
+		if failing.Load() {
 			return errors.New("the store is away")
 		}
 		return nil
@@ -233,9 +234,9 @@ func crashes(t *testing.T, rnd *rand.Rand) {
 			b.stop()
 			b.start()
 		case 3:
-			failing = !failing && round < 50
+			failing.Store(round < 50)
 			<-time.After(time.Duration(rnd.IntN(3000)) * time.Millisecond)
-			failing = false
+			failing.Store(false)
 		case 4:
 			require.NoError(t, b.host.WaitIdle(t.Context(), true))
 			b.verify()
