@@ -59,9 +59,10 @@ type demoState struct {
 	// Shift is by how many days the history is moved: an interrupted demo goes on with it in
 	// another week.
 	Shift int `json:"shift_days"`
-	// Sunday is the day at whose end Scores were taken, by model and customer.
+	// Sunday is the day at whose end Scores were taken, by model and customer: none where no
+	// model was served, null where they were not taken.
 	Sunday string                        `json:"sunday"`
-	Scores map[string]map[string]float64 `json:"scores,omitempty"`
+	Scores map[string]map[string]float64 `json:"scores"`
 	// Replayed is set once the whole history is in the node.
 	Replayed *replayed `json:"replayed,omitempty"`
 }
@@ -289,11 +290,18 @@ func (d *demo) firstAnswer(ctx context.Context) error {
 // takeScores keeps what the models say at the end of the Sunday. A demo that was interrupted
 // later than that has them already, or cannot get them any more.
 func (d *demo) takeScores(ctx context.Context) error {
+	if d.state.Scores != nil {
+		return nil
+	}
+	// The Sunday's tick is in the log, but a node tells of what it has folded.
+	if err := d.await(ctx, d.client, false); err != nil {
+		return err
+	}
 	cluster, err := d.client.GetCluster(ctx, &footfallv1.GetClusterRequest{})
 	if err != nil {
 		return err
 	}
-	if cluster.GetLastTick() != d.state.Sunday || d.state.Scores != nil {
+	if cluster.GetLastTick() != d.state.Sunday {
 		return nil
 	}
 	if err := d.await(ctx, d.client, true); err != nil {

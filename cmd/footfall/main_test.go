@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -25,7 +26,10 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	text.DisableColors()
+	goleak.VerifyTestMain(m)
+}
 
 // now is the clock of commands under test.
 var now = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
@@ -72,6 +76,8 @@ type fake struct {
 	history  *footfallv1.GetHistoryResponse
 	verify   []*footfallv1.VerifyProgress
 	asked    *footfallv1.GetCustomerRequest
+	// waited is told of each WaitIdle.
+	waited func(scored bool)
 }
 
 func (f *fake) GetCluster(context.Context, *footfallv1.GetClusterRequest) (*footfallv1.Cluster, error) {
@@ -93,6 +99,23 @@ func (f *fake) ListDeadLetters(context.Context, *footfallv1.ListDeadLettersReque
 func (f *fake) GetCustomer(_ context.Context, r *footfallv1.GetCustomerRequest) (*footfallv1.Customer, error) {
 	f.asked = r
 	return f.customer, nil
+}
+
+func (f *fake) BatchGetCustomers(_ context.Context, r *footfallv1.BatchGetCustomersRequest) (*footfallv1.BatchGetCustomersResponse, error) {
+	answer := &footfallv1.BatchGetCustomersResponse{}
+	for _, id := range r.GetCustomerIds() {
+		if id == f.customer.GetCustomerId() {
+			answer.Customers = append(answer.Customers, f.customer)
+		} else {
+			answer.NotFound = append(answer.NotFound, id)
+		}
+	}
+	return answer, nil
+}
+
+func (f *fake) WaitIdle(_ context.Context, r *footfallv1.WaitIdleRequest) (*footfallv1.WaitIdleResponse, error) {
+	f.waited(r.GetScored())
+	return &footfallv1.WaitIdleResponse{}, nil
 }
 
 func (f *fake) GetHistory(context.Context, *footfallv1.GetHistoryRequest) (*footfallv1.GetHistoryResponse, error) {

@@ -35,8 +35,10 @@ type summary struct {
 	P99         float64 `json:"query_p99_ms"`
 
 	// Sunday is the day at whose end the scores were taken that Quality is about.
-	Sunday      string        `json:"sunday"`
-	Quality     []modelCheck  `json:"quality"`
+	Sunday  string       `json:"sunday"`
+	Quality []modelCheck `json:"quality"`
+	// NoQuality says why Quality is empty, where it is.
+	NoQuality   string        `json:"no_quality,omitempty"`
 	Segments    []segment     `json:"segments"`
 	Interesting []interesting `json:"interesting"`
 }
@@ -294,8 +296,22 @@ func (d *demo) summarize(ctx context.Context) (*summary, error) {
 		return nil, fmt.Errorf("%s: sunday: %w", d.statePath(), err)
 	}
 	at := time.UnixMilli(behavior.NewCalendar(d.data.Location).LastMilli(sunday))
-	s.Quality, err = checkModels(d.state.Scores, labels, at)
+	if s.Quality, err = checkModels(d.state.Scores, labels, at); err == nil && len(s.Quality) == 0 {
+		s.NoQuality = noQuality(&d.state)
+	}
 	return s, err
+}
+
+// noQuality says why no score can be compared with what happened.
+func noQuality(state *demoState) string {
+	switch {
+	case state.Scores == nil:
+		return fmt.Sprintf("The node had gone past Sunday %s before its scores of that day could be kept, so there is none to compare with what happened.", state.Sunday)
+	case len(state.Scores) == 0:
+		return fmt.Sprintf("The node served no models when Sunday %s ended, so there is no score to compare with what happened.", state.Sunday)
+	default:
+		return fmt.Sprintf("No model that the node served when Sunday %s ended foretells what this history shows, so there is nothing to compare.", state.Sunday)
+	}
 }
 
 // timeQueries asks about customers one by one and returns two quantiles in milliseconds.
@@ -342,7 +358,7 @@ func (d *demo) printSummary(s *summary) error {
 			return err
 		}
 	} else {
-		fmt.Fprintf(d.out, "\nThe node served no models when Sunday %s ended, so there is no score to compare with what happened.\n", s.Sunday)
+		fmt.Fprintf(d.out, "\n%s\n", s.NoQuality)
 	}
 	if len(s.Segments) > 0 {
 		fmt.Fprintf(d.out, "\n%s\n", bold("Segments"))
