@@ -56,8 +56,11 @@ func example() *fake {
 		}},
 		models: &footfallv1.ListModelsResponse{Models: []*footfallv1.Model{
 			{Name: "purchase_prediction", Versions: []*footfallv1.ModelVersion{
-				{Version: "3", State: "serving", Traffic: 1, Device: "CPU:0", Rows: 123456, Evaluation: map[string]float64{"rows": 22000, "ece": .0123, "auc": .8281, "log_loss": .5061}},
+				{Version: "3", State: "serving", Traffic: 1, Device: "CPU:0", Rows: 123456, Evaluation: map[string]float64{"rows": 22000, "ece": .0123, "auc": .8281, "log_loss": .5061, "average_precision": .8499, "baseline_visits_auc": .81}},
 				{Version: "4", State: "failed", Error: "input features has 9 columns, not 10"},
+			}},
+			{Name: "segmentation", Versions: []*footfallv1.ModelVersion{
+				{Version: "1", State: "serving", Traffic: 1, Device: "CPU:0", Rows: 123456, Evaluation: map[string]float64{"silhouette": .22996, "share_0": .08827}},
 			}},
 		}},
 		letters: &footfallv1.ListDeadLettersResponse{Letters: []*footfallv1.DeadLetter{

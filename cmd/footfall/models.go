@@ -2,8 +2,6 @@ package main
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 
 	"github.com/jedib0t/go-pretty/v6/table"
@@ -16,7 +14,7 @@ func (a *app) modelsCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "models",
 		Short:   "Show the models that a node serves, and how good they were in training",
-		Example: "  footfall models",
+		Example: "  footfall models\n  footfall models --output json      # with every measure of the evaluation",
 		Args:    exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.dial()
@@ -34,46 +32,46 @@ func (a *app) modelsCommand() *cobra.Command {
 				_, err := fmt.Fprintf(a.out, "The node at %s serves no model: start it with --models-url file:DIR.\n", a.node)
 				return err
 			}
-			return a.printTable(modelsTable(list.GetModels()))
+			return a.printModels(list.GetModels())
 		},
 	}
 }
 
-func modelsTable(models []*footfallv1.Model) table.Writer {
-	t := newTable("model", "version", "state", ">traffic", "device", ">rows", "evaluation", "error")
+// measures are those of an evaluation that people compare models by. --output json has all.
+var measures = []string{"auc", "average_precision", "log_loss", "ece", "silhouette"}
+
+// printModels prints a table, and below it why versions cannot be served.
+func (a *app) printModels(models []*footfallv1.Model) error {
+	columns := []string{"model", "version", "state", ">traffic", "device", ">rows"}
+	for _, name := range measures {
+		columns = append(columns, ">"+name)
+	}
+	t := newTable(columns...)
+	var faults []string
 	for _, m := range models {
 		for _, v := range m.GetVersions() {
-			t.AppendRow(table.Row{
-				m.GetName(), v.GetVersion(), v.GetState(), fmt.Sprintf("%.0f%%", v.GetTraffic()*100), v.GetDevice(),
-				count(v.GetRows()), evaluation(v.GetEvaluation()), oneLine(v.GetError()),
-			})
+			row := table.Row{m.GetName(), v.GetVersion(), v.GetState(), fmt.Sprintf("%.0f%%", v.GetTraffic()*100), v.GetDevice(), count(v.GetRows())}
+			for _, name := range measures {
+				row = append(row, measure(v.GetEvaluation(), name))
+			}
+			t.AppendRow(row)
+			if v.GetError() != "" {
+				faults = append(faults, fmt.Sprintf("%s %s: %s", m.GetName(), v.GetVersion(), oneLine(v.GetError())))
+			}
 		}
 	}
-	return t
+	if err := a.printTable(t); err != nil || len(faults) == 0 {
+		return err
+	}
+	_, err := fmt.Fprintf(a.out, "\n%s\n", strings.Join(faults, "\n"))
+	return err
 }
 
-// evaluation writes the measures that people compare models by first, then the others.
-func evaluation(measures map[string]float64) string {
-	names := slices.Sorted(maps.Keys(measures))
-	known := []string{"auc", "log_loss", "ece", "ap", "silhouette"}
-	place := func(name string) int {
-		if i := slices.Index(known, name); i >= 0 {
-			return i
-		}
-		return len(known)
+// measure writes one with the digits that people compare; nothing where it was not taken.
+func measure(evaluation map[string]float64, name string) string {
+	v, ok := evaluation[name]
+	if !ok {
+		return ""
 	}
-	slices.SortStableFunc(names, func(a, b string) int { return place(a) - place(b) })
-	parts := make([]string, len(names))
-	for i, name := range names {
-		parts[i] = fmt.Sprintf("%s %s", name, short(measures[name]))
-	}
-	return strings.Join(parts, "  ")
-}
-
-// short writes a measure with the digits that people compare.
-func short(v float64) string {
-	if v == float64(int64(v)) {
-		return count(int64(v))
-	}
-	return strings.TrimPrefix(fmt.Sprintf("%.3f", v), "0")
+	return fmt.Sprintf("%.3f", v)
 }

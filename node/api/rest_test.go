@@ -59,7 +59,7 @@ type segments struct{}
 
 func (segments) List() []*footfallv1.Model {
 	return []*footfallv1.Model{{Name: "churn_risk", Versions: []*footfallv1.ModelVersion{
-		{Version: "1", State: "serving", Traffic: 1, Evaluation: map[string]float64{"auc": .872, "ap": .58}, Device: "CPU:0", Rows: 1 << 60},
+		{Version: "1", State: "serving", Traffic: 1, Evaluation: map[string]float64{"auc": .872, "average_precision": .58}, Device: "CPU:0", Rows: 1 << 60},
 	}}}
 }
 
