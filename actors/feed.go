@@ -49,7 +49,7 @@ func (s *shard) feed(m *feed) {
 		s.residents.at(s.last).record().Features(ev.Time, s.cal, &out)
 		s.touched += math.Float64bits(out[6]) ^ math.Float64bits(out[9])
 	}
-	s.residents.compact(holesBusy, len(s.residents.segments))
+	s.residents.compact(wasteBusy, spareBusy, len(s.residents.segments))
 	m.done <- m.events
 }
 

@@ -135,7 +135,7 @@ func (s *shard) foldSome() {
 			}
 		}
 	}
-	s.residents.compact(holesBusy, len(s.residents.segments))
+	s.residents.compact(wasteBusy, spareBusy, len(s.residents.segments))
 	if s.cfg.Metrics != nil {
 		s.cfg.Metrics.apply.Observe(s.cfg.Now().Sub(began).Seconds())
 	}

@@ -227,5 +227,5 @@ func (s *shard) evict() {
 		r.evict(slot)
 		s.complete, s.reads.evicted, s.reads.warm = false, true, false
 	}
-	r.compact(holesBusy, len(r.segments))
+	r.compact(wasteBusy, spareBusy, len(r.segments))
 }

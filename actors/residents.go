@@ -22,13 +22,14 @@ import (
 //	          └────────┴───────┴───────┴───────┴────────┴───────┴────┴────────┴────────┴───────┘
 //
 // A record changes in place while it fits its cell; one that outgrows it moves to the end
-// of the last segment and leaves a hole. Once holes are more than a fifth of the memory,
-// the emptiest segments are emptied into the last one (as log-structured memory does); a
-// shard that has nothing else to do goes on until they are a thirtieth.
+// of the last segment and leaves a hole. Once holes and spare bytes are more than a quarter
+// of the memory, the emptiest segments are emptied into the last one (as log-structured
+// memory does). A shard that has nothing else to do goes on until they are a twentieth, and
+// leaves the customers it moves hardly any spare bytes: who comes again gets new ones.
 //
 // Invariants:
 //  1. index and slots name exactly the live cells, each once.
-//  2. live + dead bytes of a segment are its used bytes.
+//  2. live is what the cells of a segment need, and at most its used bytes.
 //  3. A slot does not change while its customer is resident; a freed one is used again.
 //
 // It belongs to the goroutine of its shard.
@@ -42,7 +43,8 @@ type residents struct {
 	head         uint32
 	spare        []byte
 
-	// used and live are bytes of cells over all segments.
+	// used are the bytes of all segments that have been given out, live what customers need of
+	// them: the rest is holes and spare bytes.
 	used, live int64
 
 	hash func(string) uint64
@@ -107,6 +109,9 @@ func (c cell) scores() []byte {
 	return c[at : at+c.scoreCount()*scoreBytes]
 }
 
+// need is the cell's size without its spare bytes.
+func (c cell) need() int { return c.recordStart() + c.recordLen() }
+
 func (c cell) recordStart() int { return cellHeader + c.idLen() + c.scoreCount()*scoreBytes }
 
 // record returns the folded part with the spare bytes of the cell as its capacity.
@@ -127,7 +132,7 @@ func (r *residents) bytes() int64 {
 }
 
 // load is what the customers need of the memory: bytes without the holes. It is what a
-// budget bounds; holes are at most a fifth and two segments more.
+// budget bounds; the rest is at most a quarter of all, and two segments.
 func (r *residents) load() int64 { return r.live + int64(r.len())*indexBytes }
 
 // indexBytes is what index and slots cost for a customer, roughly.
@@ -163,10 +168,6 @@ func (r *residents) add(id string, scores []byte, rec behavior.Record) uint32 {
 	return slot
 }
 
-// spareBytes is how much a cell has to grow in place: a record grows by a tile, an event ID
-// and a department or two with each purchase, until it has all it keeps.
-const spareBytes = 128
-
 // touch brings the customer's memory near, if it is resident, and returns its slot. Touching
 // many customers before folding them lets the processor wait for the memory of several at
 // once, and not for one after the other.
@@ -200,8 +201,8 @@ func (r *residents) findAt(slot uint32, id string) (uint32, bool) {
 // place writes a new cell for slot at the head.
 func (r *residents) place(slot uint32, id []byte, flags byte, scores []byte, rec behavior.Record) {
 	need := cellHeader + len(id) + len(scores) + len(rec)
-	capacity := (need + spareBytes + 7) &^ 7
-	p, c := r.alloc(capacity)
+	capacity := (need + spareBusy + 7) &^ 7
+	p, c := r.alloc(capacity, need)
 	binary.LittleEndian.PutUint16(c[4:], uint16(len(id)))
 	c[6] = flags
 	c[7] = byte(len(scores) / scoreBytes)
@@ -213,17 +214,17 @@ func (r *residents) place(slot uint32, id []byte, flags byte, scores []byte, rec
 	r.slots[slot] = p
 }
 
-// alloc takes capacity bytes from the head segment.
-func (r *residents) alloc(capacity int) (ref, cell) {
+// alloc takes capacity bytes from the head segment, need of which are live.
+func (r *residents) alloc(capacity, need int) (ref, cell) {
 	if len(r.segments) == 0 || segmentBytes-r.segments[r.head].used < capacity {
 		r.head = r.grow()
 	}
 	s := &r.segments[r.head]
 	off := s.used
 	s.used += capacity
-	s.live += capacity
+	s.live += need
 	r.used += int64(capacity)
-	r.live += int64(capacity)
+	r.live += int64(need)
 	c := cell(s.buf[off:s.used])
 	binary.LittleEndian.PutUint32(c, uint32(capacity))
 	return makeRef(r.head, off), c
@@ -250,10 +251,14 @@ func (r *residents) free(slot uint32) {
 	p := r.slots[slot]
 	c := r.at(slot)
 	c.unset(flagLive)
-	s := &r.segments[p.segment()]
-	s.live -= c.capacity()
-	r.live -= int64(c.capacity())
+	r.grew(p, -c.need())
 	r.slots[slot] = noRef
+}
+
+// grew notes that the cell at p needs more bytes, or fewer.
+func (r *residents) grew(p ref, by int) {
+	r.segments[p.segment()].live += by
+	r.live += int64(by)
 }
 
 // store keeps rec as the record of slot. rec is what behavior.Apply made of the cell's own
@@ -265,6 +270,7 @@ func (r *residents) store(slot uint32, rec behavior.Record) {
 		if len(rec) > 0 && &rec[0] != &c[at] {
 			copy(c[at:], rec)
 		}
+		r.grew(r.slots[slot], len(rec)-c.recordLen())
 		binary.LittleEndian.PutUint32(c[8:], uint32(len(rec)))
 		return
 	}
@@ -295,43 +301,45 @@ func (r *residents) evict(slot uint32) {
 	r.freeSlots = append(r.freeSlots, slot)
 }
 
-// The share of holes, 1/n, at which segments are emptied.
+// The share of holes and spare bytes, 1/n, at which segments are emptied, and how many spare
+// bytes a customer keeps that is moved then.
 const (
-	holesBusy = 5
-	holesIdle = 30
+	wasteBusy, spareBusy = 4, 96
+	wasteIdle, spareIdle = 20, 8
 )
 
-// compact empties segments until holes are less than one nth of the memory, most segments at
-// a time at most, and reports whether it got there.
-func (r *residents) compact(nth int64, most int) bool {
+// compact empties segments until holes and spare bytes are less than one nth of the memory,
+// most segments at a time at most.
+func (r *residents) compact(nth int64, spare, most int) {
 	for range most {
 		if r.used-r.live <= r.used/nth+segmentBytes {
-			return true
+			return
 		}
-		victim, least := -1, segmentBytes
+		victim, least := -1, 0
 		for i := range r.segments {
-			if s := &r.segments[i]; s.buf != nil && uint32(i) != r.head && s.live < least {
-				victim, least = i, s.live
+			s := &r.segments[i]
+			if s.buf != nil && uint32(i) != r.head && (victim < 0 || s.used-s.live > least) {
+				victim, least = i, s.used-s.live
 			}
 		}
 		if victim < 0 {
-			return true
+			return
 		}
-		r.empty(uint32(victim))
+		r.empty(uint32(victim), spare)
 	}
-	return false
 }
 
-func (r *residents) empty(victim uint32) {
+func (r *residents) empty(victim uint32, spare int) {
 	s := r.segments[victim]
 	for off := 0; off < s.used; {
 		c := cell(s.buf[off:])
 		c = c[:c.capacity()]
 		if c.has(flagLive) {
-			p, to := r.alloc(len(c))
-			copy(to[4:], c[4:])
+			need := c.need()
+			p, to := r.alloc(min((need+spare+7)&^7, len(c)), need)
+			copy(to[4:], c[4:need])
 			r.slots[c.slot()] = p
-			r.live -= int64(len(c))
+			r.live -= int64(need)
 		}
 		off += len(c)
 	}

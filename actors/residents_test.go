@@ -94,7 +94,8 @@ func TestResidentsAgainstMap(t *testing.T) {
 				}
 				check(id)
 			},
-			"compact": func(*rapid.T) { r.compact(holesIdle, 3) },
+			"tidy":    func(*rapid.T) { r.compact(wasteIdle, spareIdle, 3) },
+			"compact": func(*rapid.T) { r.compact(wasteBusy, spareBusy, 3) },
 			"": func(t *rapid.T) {
 				require.Equal(t, len(want), r.len())
 				for id := range want {
@@ -105,6 +106,13 @@ func TestResidentsAgainstMap(t *testing.T) {
 					used += int64(s.used)
 					live += int64(s.live)
 				}
+				var need int64
+				for slot := range r.slots {
+					if r.inUse(uint32(slot)) {
+						need += int64(r.at(uint32(slot)).need())
+					}
+				}
+				require.Equal(t, need, r.live)
 				require.Equal(t, used, r.used)
 				require.Equal(t, live, r.live)
 			},

@@ -392,7 +392,7 @@ func (s *shard) maintain(now time.Time) {
 	case Active:
 		s.tickByWall(now)
 		if len(s.inbox.queue) == 0 {
-			s.residents.compact(holesIdle, idleSegments)
+			s.residents.compact(wasteIdle, spareIdle, idleSegments)
 		}
 	default:
 	}
