@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -19,8 +20,12 @@ func (a *app) benchCommand() *cobra.Command {
 		results, dir, models string
 		quick                bool
 	)
-	var about strings.Builder
+	var (
+		about strings.Builder
+		known []string
+	)
 	for _, b := range bench.Names() {
+		known = append(known, b[0])
 		fmt.Fprintf(&about, "  %-12s %s\n", b[0], b[1])
 	}
 	c := &cobra.Command{
@@ -33,6 +38,14 @@ those that are named. No node needs to run. It takes several minutes, a few GiB 
 		Example: `  footfall bench
   footfall bench peer-stream
   footfall bench ingest query --quick`,
+		Args: func(_ *cobra.Command, names []string) error {
+			for _, name := range names {
+				if !slices.Contains(known, name) {
+					return usagef("there is no benchmark %q: choose from %s", name, strings.Join(known, ", "))
+				}
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, names []string) error {
 			node, err := findNode()
 			if err != nil {
