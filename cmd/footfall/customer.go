@@ -28,9 +28,9 @@ func (a *app) customerCommand() *cobra.Command {
 		Use:   "customer ID",
 		Short: "Show the living picture of one customer",
 		Example: `  footfall customer 900
-  footfall customer 900 --at 2017-12-31      # as of the end of that day
+  footfall customer 900 --at 2030-01-01      # as of the end of that day, if nothing happens until then
   footfall customer 900 --history            # its events, and the state after each
-  footfall customer 900 --wait-for b-31198459610`,
+  footfall customer 900 --wait-for b-41453012842`,
 		Args: exactArgs("the ID of a customer"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if history && (at != "" || waitFor != "") {
@@ -66,7 +66,7 @@ func (a *app) customerCommand() *cobra.Command {
 			return a.printCustomer(customer, loc, cluster.GetCurrency())
 		},
 	}
-	cmd.Flags().StringVar(&at, "at", "", "as of a later time: RFC 3339, or a date for the end of that day")
+	cmd.Flags().StringVar(&at, "at", "", "as of a later time than the latest event: RFC 3339, or a date for the end of that day")
 	cmd.Flags().StringVar(&waitFor, "wait-for", "", "wait until this event is applied")
 	cmd.Flags().BoolVar(&history, "history", false, "show the events of the customer, and the state after each")
 	cmd.Flags().Uint32Var(&limit, "limit", 100, "with --history: at most so many of the newest events")
