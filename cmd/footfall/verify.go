@@ -18,8 +18,9 @@ func (a *app) verifyCommand() *cobra.Command {
 		Use:   "verify",
 		Short: "Prove that every customer's state is the fold of the log",
 		Long: `Prove that the state of every customer is the fold of its shard's log: each shard writes a
-checkpoint, its log is folded again from the beginning in one thread, and the two are compared
-byte for byte. Any difference is listed, and the exit code is 1.
+checkpoint, its log is folded again in one thread, from the shard's base snapshot or from the
+beginning where there is none, and the two are compared byte for byte. Any difference is listed,
+and the exit code is 1.
 
 With --data the data of a node that does not run are verified where they lie.`,
 		Example: `  footfall verify
