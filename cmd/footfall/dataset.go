@@ -24,7 +24,14 @@ func (a *app) openDataset(ctx context.Context, name, timezone, currency string, 
 		return nil, err
 	}
 	if n := data.RejectedTotal; n > 0 {
-		fmt.Fprintf(a.err, "footfall: %s of %s are no events and left out, the first: %v\n", things(int(n), "row"), name, data.Rejected[0])
+		fmt.Fprintf(a.err, "footfall: %s of %s %s and left out, the first: %v\n", things(int(n), "row"), name, are(n), data.Rejected[0])
 	}
 	return data, nil
+}
+
+func are(n int64) string {
+	if n == 1 {
+		return "is no event"
+	}
+	return "are no events"
 }

@@ -159,3 +159,19 @@ func TestReplayReportsRejectedEvents(t *testing.T) {
 	require.Contains(t, r.err, "footfall: 1 event rejected, the first: event 1 (e): purchase.currency: ")
 	require.Equal(t, exitFailed, footfall(t, "", "replay", path, "--node", addr, "--currency", "EUR", "--strict").code)
 }
+
+// What of a file is no event is told in numbers that read well.
+func TestRowsLeftOut(t *testing.T) {
+	t.Setenv("FOOTFALL_CACHE", t.TempDir())
+	good, bad := viewLine("e", "1", "2017-01-01T10:00:00Z"), "{}\n"
+	for body, want := range map[string]string{
+		good:                    "",
+		good + "\n" + bad:       "footfall: 1 row of FILE is no event and left out, the first: row 2: event_id: is required\n",
+		good + "\n" + bad + bad: "footfall: 2 rows of FILE are no events and left out, the first: row 2: event_id: is required\n",
+	} {
+		path := writeFile(t, "events.ndjson", body)
+		r := footfall(t, "", "features", path, "--out", filepath.Join(t.TempDir(), "x.csv"))
+		require.Equal(t, exitOK, r.code, r.err)
+		require.Equal(t, want, strings.ReplaceAll(r.err, path, "FILE"))
+	}
+}
