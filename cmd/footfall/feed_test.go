@@ -71,6 +71,64 @@ func TestPublishFile(t *testing.T) {
 	require.Equal(t, rejected{4, "e3", "tyme", "no such field"}, p.Rejected[1])
 }
 
+// To publish a file and to replay it is the same, whichever comes first, also where there are
+// more events than IDs that a customer keeps. One that is not in order of time is two things: then
+// its numbers must not be taken for each other, and all events arrive.
+func TestPublishAndReplayAreOne(t *testing.T) {
+	const events = 100
+	lines := func(order func(i int) int) string {
+		var all []string
+		for i := range events {
+			n := order(i)
+			all = append(all, viewLine(fmt.Sprint("e", n), "900", fmt.Sprintf("2017-01-01T%02d:%02d:00Z", n/60, n%60)))
+			if i == 40 { // none of them counts
+				all = append(all, `{"event_id":"bad","customer_id":"900","time":"2017-01-01T00:40:00Z"}`, `{"event_id":"worse"`, "")
+			}
+		}
+		return strings.Join(all, "\n")
+	}
+	backwards := func(i int) int { return events - 1 - i }
+	for name, tt := range map[string]struct {
+		body    string
+		ordered bool
+	}{
+		"in order":  {lines(func(i int) int { return i }), true},
+		"backwards": {lines(backwards), false},
+	} {
+		for _, order := range [][]string{{"publish", "replay"}, {"replay", "publish"}} {
+			t.Run(name+" "+order[0]+" first", func(t *testing.T) {
+				t.Setenv("FOOTFALL_CACHE", t.TempDir())
+				addr, _ := realNode(t, t.TempDir(), footfallv1.ClockMode_CLOCK_MODE_DRIVEN)
+				path := writeFile(t, "events.ndjson", tt.body)
+				for i, command := range order {
+					r := footfall(t, "", command, path, "--node", addr)
+					require.Equal(t, map[string]int{"publish": exitFailed, "replay": exitOK}[command], r.code, r.err)
+					if i > 0 && !tt.ordered {
+						return // the IDs that are kept are all that is left to tell
+					}
+					last := fmt.Sprint("e", events-1)
+					if command == "publish" && !tt.ordered {
+						last = "e0"
+					}
+					have, _ := lifetimeOf(t, addr, "900", last)
+					require.EqualValues(t, events, have)
+				}
+			})
+		}
+	}
+	// A replay that was cut short must not hide what a file in another order still has.
+	t.Run("backwards after half a replay", func(t *testing.T) {
+		t.Setenv("FOOTFALL_CACHE", t.TempDir())
+		addr, _ := realNode(t, t.TempDir(), footfallv1.ClockMode_CLOCK_MODE_DRIVEN)
+		two := viewLine("late", "900", "2017-01-02T10:00:00Z") + "\n" + viewLine("early", "900", "2017-01-01T10:00:00Z")
+		path := writeFile(t, "events.ndjson", two)
+		require.Equal(t, exitOK, footfall(t, "", "replay", path, "--until", "2017-01-01", "--node", addr).code)
+		require.Equal(t, exitOK, footfall(t, "", "publish", path, "--node", addr).code)
+		have, _ := lifetimeOf(t, addr, "900", "late")
+		require.EqualValues(t, 2, have)
+	})
+}
+
 func TestPublishForms(t *testing.T) {
 	addr, _ := realNode(t, t.TempDir(), footfallv1.ClockMode_CLOCK_MODE_DRIVEN)
 	a, b := viewLine("a", "1", "2017-01-01T10:00:00Z"), viewLine("b", "1", "2017-01-01T10:00:00Z")

@@ -14,6 +14,7 @@ import (
 	"iter"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -32,8 +33,9 @@ func (a *app) publishCommand() *cobra.Command {
 		Long: `Publish events: protobuf-JSON, one a line (NDJSON), as an array, or as {"events": […]}.
 
 Events of a file that name no producer get the file's digest as one, and their row as sequence:
-publishing the file again changes nothing. Events from standard input are sent as they come; of
-those a customer's last 32 event IDs keep them from being applied twice.
+publishing the file again changes nothing. Nor does it, for a file in order of time, to replay it
+as well. Events from standard input or a pipe are sent as they come; of those a customer's last
+32 event IDs keep them from being applied twice.
 
 The good events are accepted even where others are rejected; then the exit code is 1.`,
 		Example: `  footfall publish events.ndjson
@@ -51,24 +53,75 @@ The good events are accepted even where others are rejected; then the exit code 
 					return err
 				}
 				defer func() { _ = f.Close() }()
-				if producer, err = digest(f); err != nil {
-					return err
+				if in = f; regular(f) {
+					if producer, err = fileProducer(cmd.Context(), f); err != nil {
+						return err
+					}
 				}
-				in = f
 			}
 			return a.publish(cmd.Context(), c, in, producer)
 		},
 	}
 }
 
-// digest names the content of a file, and rewinds it.
-func digest(f *os.File) (string, error) {
+// regular reports whether f can be read twice. A pipe cannot.
+func regular(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode().IsRegular()
+}
+
+// fileProducer names the producer of a file's events, and rewinds the file. Where they stand in
+// order of time it is the one that a replay gives them, for then the numbers are the same, too.
+// A replay sorts the others: they are numbered in another order, and numbers of one producer that
+// mean different events would make some of them look like duplicates.
+func fileProducer(ctx context.Context, f *os.File) (string, error) {
+	const digits = 12
 	h := sha256.New()
 	if _, err := io.Copy(h, f); err != nil {
 		return "", err
 	}
+	producer := "file-" + hex.EncodeToString(h.Sum(nil))[:digits]
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return "", err
+	}
+	if !inOrder(ctx, f) {
+		producer += "-rows"
+	}
 	_, err := f.Seek(0, io.SeekStart)
-	return "file-" + hex.EncodeToString(h.Sum(nil)[:16]), err
+	return producer, err
+}
+
+// inOrder reports whether events stand in order of time, as far as they can be read.
+func inOrder(ctx context.Context, in io.Reader) bool {
+	var latest time.Time
+	for part, err := range parts(ctx, in, func() {}) {
+		if err != nil {
+			break // whoever reads them to publish them says so
+		}
+		var ev struct{ Time string }
+		if json.Unmarshal(part.raw, &ev) != nil {
+			continue // no event
+		}
+		at, err := time.Parse(time.RFC3339Nano, ev.Time) // as events are read, not more strictly
+		if err != nil {
+			continue
+		}
+		if at.Before(latest) {
+			return false
+		}
+		latest = at
+	}
+	return true
+}
+
+// sound reports whether an event is good but for what only the node knows, its currency: those a
+// replay counts.
+func sound(ev *footfallv1.Event) bool {
+	currency := ev.GetRefund().GetCurrency()
+	if p := ev.GetPurchase(); p != nil {
+		currency = p.GetCurrency()
+	}
+	return messages.Validator{Currency: currency}.Validate(ev) == nil
 }
 
 // published is what became of a file.
@@ -109,7 +162,8 @@ func (a *app) publish(ctx context.Context, c *client, in io.Reader, producer str
 		Shards:   int(cluster.GetShards()),
 		Rejected: func(r replay.Rejection) { refused = append(refused, r) },
 	})
-	var lineOf []int // by row, of what was added
+	var lineOf []int // of what was added
+	var row uint64   // among the sound events
 	err = func() error {
 		for part, err := range parts(ctx, in, p.Send) {
 			if err != nil {
@@ -122,8 +176,11 @@ func (a *app) publish(ctx context.Context, c *client, in io.Reader, producer str
 				continue
 			}
 			lineOf = append(lineOf, part.line)
-			if producer != "" && ev.GetProducer() == "" && ev.GetSequence() == 0 {
-				ev.Producer, ev.Sequence = producer, uint64(len(lineOf))
+			if producer != "" && sound(ev) {
+				row++
+				if ev.GetProducer() == "" && ev.GetSequence() == 0 {
+					ev.Producer, ev.Sequence = producer, row
+				}
 			}
 			if err := p.Add(ev); err != nil {
 				return err
