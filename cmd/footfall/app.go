@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/text"
@@ -135,5 +136,20 @@ func exactArgs(names ...string) cobra.PositionalArgs {
 			return usagef("%q is one argument too many", args[len(names)])
 		}
 		return nil
+	}
+}
+
+// subcommands refuses arguments of a command whose subcommands cobra has found already. later
+// are those that come in a later version.
+func subcommands(later ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) == 0:
+			return nil
+		case slices.Contains(later, args[0]):
+			return usagef("'%s %s' is not in this version", cmd.CommandPath(), args[0])
+		default:
+			return usagef("there is no command '%s %s'", cmd.CommandPath(), args[0])
+		}
 	}
 }

@@ -15,7 +15,7 @@ func (a *app) clusterCommand() *cobra.Command {
 		Use:     "cluster",
 		Short:   "Show the members and what the cluster was created with",
 		Example: "  footfall cluster",
-		Args:    exactArgs(),
+		Args:    subcommands("drain"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.dial()
 			if err != nil {

@@ -134,7 +134,12 @@ func TestErrors(t *testing.T) {
 		code int
 		want string
 	}{
-		{"bogus", 2, "footfall: there is no command \"bogus\": see 'footfall --help'\n"},
+		{"bogus", 2, "footfall: there is no command 'footfall bogus': see 'footfall --help'\n"},
+		{"audience gone", 2, "footfall: 'footfall audience' is not in this version: see 'footfall --help'\n"},
+		{"cluster drain n1", 2, "footfall: 'footfall cluster drain' is not in this version: see 'footfall cluster --help'\n"},
+		{"cluster bogus", 2, "footfall: there is no command 'footfall cluster bogus': see 'footfall cluster --help'\n"},
+		{"models canary churn_risk", 2, "footfall: 'footfall models canary' is not in this version: see 'footfall models --help'\n"},
+		{"deadletters replay", 2, "footfall: 'footfall deadletters replay' is not in this version: see 'footfall deadletters --help'\n"},
 		{"shards --bogus", 2, "footfall: unknown flag: --bogus: see 'footfall shards --help'\n"},
 		{"shards extra", 2, "footfall: \"extra\" is one argument too many: see 'footfall shards --help'\n"},
 		{"shards -o xml", 2, "footfall: --output xml: it is table or json: see 'footfall shards --help'\n"},

@@ -14,7 +14,7 @@ func (a *app) deadlettersCommand() *cobra.Command {
 		Use:     "deadletters",
 		Short:   "Look at what could not be folded",
 		Example: "  footfall deadletters list",
-		Args:    exactArgs(),
+		Args:    subcommands("show", "fix", "replay", "drop"),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	var limit uint32

@@ -15,7 +15,7 @@ func (a *app) modelsCommand() *cobra.Command {
 		Use:     "models",
 		Short:   "Show the models that a node serves, and how good they were in training",
 		Example: "  footfall models\n  footfall models --output json      # with every measure of the evaluation",
-		Args:    exactArgs(),
+		Args:    subcommands("canary", "shadow", "promote", "rollback"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.dial()
 			if err != nil {

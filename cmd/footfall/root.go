@@ -33,12 +33,7 @@ Start with 'footfall demo': one node, fed with a year of retail.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usagef("there is no command %q", args[0])
-			}
-			return nil
-		},
+		Args: subcommands("audience", "drift", "insights"),
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	node := "127.0.0.1:8081"
