@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -25,17 +27,31 @@ func (a *app) featuresCommand() *cobra.Command {
 with what really happened next where that is known: the fold that serves customers reads the
 history and nothing is computed a second way.
 
-SOURCE is completejourney, cdnow, cdnow-sample, synthetic or a file of events.
+SOURCE is completejourney, cdnow, cdnow-sample, synthetic, a file of events, or log: what the
+node whose data lie in --data, and which does not run now, has in its log. Of a log there are rows
+of the days that have ended in it, and what happened next is left open.
 
 With --format lifetimes the last state is written as the summary that the Python package
 lifetimes fits its models to: frequency, recency, T, monetary_value.`,
 		Example: `  footfall features completejourney --out build/features.parquet
   footfall features completejourney --out build/daily.parquet --every day --from 2017-06-01 --to 2017-06-30
+  footfall features log --data data/demo --out build/own.parquet
   footfall features cdnow-sample --format lifetimes --to 1997-09-30 --out build/cdnow.csv`,
 		Args: exactArgs("a source"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.check(); err != nil {
 				return err
+			}
+			if args[0] == "log" {
+				for _, name := range []string{"timezone", "currency"} {
+					if cmd.Flags().Changed(name) {
+						return usagef("--%s: a log has its own", name)
+					}
+				}
+				return a.featuresOfLog(cmd.Context(), &f)
+			}
+			if f.data != "" {
+				return usagef("--data is for the source log")
 			}
 			return a.features(cmd.Context(), args[0], &f)
 		},
@@ -47,13 +63,14 @@ lifetimes fits its models to: frequency, recency, T, monetary_value.`,
 	flags.StringVar(&f.from, "from", "", "the first day, ISO 8601")
 	flags.StringVar(&f.to, "to", "", "the last day, ISO 8601; with --format lifetimes the day of observation")
 	flags.StringVar(&f.unit, "unit", "week", "with --format lifetimes, the unit of recency and T: week or day")
+	flags.StringVar(&f.data, "data", "", "with the source log: the folder of a node's data (default \"data\")")
 	flags.StringVar(&f.timezone, "timezone", "UTC", "time zone of a file's days")
 	flags.StringVar(&f.currency, "currency", "USD", "currency of a file")
 	return cmd
 }
 
 type featuresFlags struct {
-	out, format, every, from, to, unit, timezone, currency string
+	out, format, every, from, to, unit, data, timezone, currency string
 
 	days export.Days
 	week float64
@@ -122,18 +139,24 @@ func (a *app) features(ctx context.Context, name string, f *featuresFlags) error
 	}
 	src := export.Source{Name: data.Name, Digest: data.Digest, Location: data.Location, Currency: data.Currency, Events: data.Events(ctx)}
 	result := exported{File: f.out, Source: data.Name, Digest: data.Digest}
-	write := func(w io.Writer) (err error) {
+	return a.export(f, &result, func(w io.Writer) (int, error) {
 		if f.format == "lifetimes" {
-			result.Rows, err = a.lifetimes(ctx, src, data, f, w)
-		} else {
-			result.Rows, err = a.rows(ctx, src, data, f, w)
+			return a.lifetimes(ctx, src, data, f, w)
 		}
+		return a.rows(ctx, src, data, f, w)
+	})
+}
+
+// export writes a file and says what is in it.
+func (a *app) export(f *featuresFlags, result *exported, write func(io.Writer) (rows int, err error)) error {
+	to := func(w io.Writer) (err error) {
+		result.Rows, err = write(w)
 		return err
 	}
 	if f.out == "-" {
-		return write(a.out)
+		return to(a.out)
 	}
-	if err := export.File(f.out, write); err != nil {
+	if err := export.File(f.out, to); err != nil {
 		return err
 	}
 	if a.output == "json" {
@@ -143,23 +166,53 @@ func (a *app) features(ctx context.Context, name string, f *featuresFlags) error
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(a.out, "%s: %s of %s, %s\n", f.out, things(result.Rows, "row"), data.Name, size(uint64(info.Size())))
+	_, err = fmt.Fprintf(a.out, "%s: %s of %s, %s\n", f.out, things(result.Rows, "row"), result.Source, size(uint64(info.Size())))
 	return err
 }
 
-func (a *app) rows(ctx context.Context, src export.Source, data *datasets.Dataset, f *featuresFlags, w io.Writer) (int, error) {
-	var out export.Writer
+// writer makes what rows are written with, the facts in the file where its format has room.
+func (f *featuresFlags) writer(w io.Writer, source, digest string, loc *time.Location, more ...export.Fact) export.Writer {
 	if f.format == "csv" {
-		out = export.NewCSV(w)
-	} else {
-		out = export.NewParquet(w,
-			export.Fact{Key: "footfall.source", Value: src.Name},
-			export.Fact{Key: "footfall.digest", Value: src.Digest},
-			export.Fact{Key: "footfall.timezone", Value: src.Location.String()},
-			export.Fact{Key: "footfall.fold_version", Value: strconv.Itoa(behavior.FoldVersion)},
-			export.Fact{Key: "footfall.day_1", Value: behavior.FormatDate(data.FirstDay)},
-		)
+		return export.NewCSV(w)
 	}
+	return export.NewParquet(w, append([]export.Fact{
+		{Key: "footfall.source", Value: source},
+		{Key: "footfall.digest", Value: digest},
+		{Key: "footfall.timezone", Value: loc.String()},
+		{Key: "footfall.fold_version", Value: strconv.Itoa(behavior.FoldVersion)},
+	}, more...)...)
+}
+
+// featuresOfLog exports what a node that does not run has in its log.
+func (a *app) featuresOfLog(ctx context.Context, f *featuresFlags) (err error) {
+	if f.format == "lifetimes" {
+		return usagef("--format lifetimes is for histories, not for a log")
+	}
+	data, id, err := openData(cmp.Or(f.data, "data"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, data.Close()) }()
+	loc, err := time.LoadLocation(id.Timezone)
+	if err != nil {
+		return err
+	}
+	log := export.Log{Config: offline(id, loc), Log: data.Log, Store: data.Store}
+	result := exported{File: f.out, Source: "log", Digest: data.Log.UUID()}
+	return a.export(f, &result, func(w io.Writer) (int, error) {
+		out := f.writer(w, result.Source, result.Digest, loc)
+		p := a.newProgress("export", -1)
+		defer p.end()
+		n, err := log.Features(ctx, f.days, out, func(day int32, rows int) { p.at(int64(rows), behavior.FormatDate(day)) })
+		if err != nil {
+			return n, err
+		}
+		return n, out.Close()
+	})
+}
+
+func (a *app) rows(ctx context.Context, src export.Source, data *datasets.Dataset, f *featuresFlags, w io.Writer) (int, error) {
+	out := f.writer(w, src.Name, src.Digest, src.Location, export.Fact{Key: "footfall.day_1", Value: behavior.FormatDate(data.FirstDay)})
 	p := a.newProgress("export", int64(data.LastDay-data.FirstDay)+1)
 	defer p.end()
 	labels, err := labelsOf(ctx, data)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/csv"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"footfall/datasets"
 	"footfall/messages/footfallv1"
 )
 
@@ -232,4 +234,50 @@ func TestRowsLeftOut(t *testing.T) {
 		require.Equal(t, exitOK, r.code, r.err)
 		require.Equal(t, want, strings.ReplaceAll(r.err, path, "FILE"))
 	}
+}
+
+// The rows of a node's own log are those of the history that was replayed into it, but for what
+// happened next.
+func TestFeaturesOfLog(t *testing.T) {
+	t.Setenv("FOOTFALL_CACHE", t.TempDir())
+	dir := t.TempDir()
+	addr, stop := realNode(t, dir, footfallv1.ClockMode_CLOCK_MODE_DRIVEN)
+	history := []string{"--customers", "60", "--events", "2000", "--days", "40", "--seed", "5"}
+	require.Equal(t, exitOK, footfall(t, "", append([]string{"replay", "synthetic", "--node", addr}, history...)...).code)
+	// The same history as a file.
+	data, err := datasets.Open(t.Context(), "synthetic?customers=60&events=2000&days=40&seed=5", datasets.Options{})
+	require.NoError(t, err)
+	var body strings.Builder
+	for ev, err := range data.Events(t.Context()) {
+		require.NoError(t, err)
+		raw, err := plain(ev)
+		require.NoError(t, err)
+		body.Write(raw)
+	}
+	path := writeFile(t, "history.ndjson", body.String())
+
+	out := filepath.Join(t.TempDir(), "log.csv")
+	r := footfall(t, "", "features", "log", "--data", dir, "--out", out)
+	require.Equal(t, exitFailed, r.code, "a node runs on the data")
+	stop()
+	export := func(args ...string) (rows [][]string) {
+		t.Helper()
+		r := footfall(t, "", append([]string{"features"}, args...)...)
+		require.Equal(t, exitOK, r.code, r.err)
+		rows, err := csv.NewReader(strings.NewReader(r.out)).ReadAll()
+		require.NoError(t, err)
+		for i := range rows {
+			rows[i] = rows[i][:len(rows[i])-3] // without the labels
+		}
+		return rows
+	}
+	for _, days := range [][]string{{"--every", "week"}, {"--every", "day", "--from", "2024-01-10", "--to", "2024-01-19"}} {
+		args := append([]string{"--out", "-", "--format", "csv"}, days...)
+		want := export(append([]string{path}, args...)...)
+		require.Greater(t, len(want), 100)
+		require.Equal(t, want, export(append([]string{"log", "--data", dir}, args...)...))
+	}
+	r = footfall(t, "", "features", "log", "--data", dir, "--out", filepath.Join(t.TempDir(), "x.parquet"), "-o", "json")
+	require.Equal(t, exitOK, r.code, r.err)
+	require.Contains(t, r.out, `"source": "log"`)
 }

@@ -75,9 +75,14 @@ func verifyShard(ctx context.Context, data *storage.Storage, id messages.Identit
 	if err != nil {
 		return nil, err
 	}
-	return actors.VerifyShard(ctx, actors.Config{
-		Node: "verify", Shards: id.Shards, Location: loc, Currency: id.Currency, Clock: meta.GetClock(), Now: time.Now,
-	}, shard, epoch, data.Log, data.Store)
+	config := offline(id, loc)
+	config.Clock = meta.GetClock()
+	return actors.VerifyShard(ctx, config, shard, epoch, data.Log, data.Store)
+}
+
+// offline is what a shard of these data was folded with.
+func offline(id messages.Identity, loc *time.Location) actors.Config {
+	return actors.Config{Node: "offline", Shards: id.Shards, Location: loc, Currency: id.Currency, Now: time.Now}
 }
 
 // openData opens log and store of a node that does not run, with the identity that they were
