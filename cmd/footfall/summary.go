@@ -393,7 +393,7 @@ func (d *demo) printSummary(s *summary) error {
 	}
 	t = newTable("look at", "for")
 	for _, row := range []table.Row{
-		{"http://" + d.http + "/", "what this node answers"},
+		{"http://" + d.http + "/", "this node and its customers, live"},
 		{"http://" + d.http + "/v1/customers/" + id, "a customer as JSON"},
 		{"http://" + d.http + "/metrics", "every shard, for Prometheus"},
 		{"bin/footfall shards" + node, "who owns what, and how far it is"},

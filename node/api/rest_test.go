@@ -2,12 +2,15 @@ package api
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -373,7 +376,25 @@ func TestPages(t *testing.T) {
 	s := serve(t, &scripted{})
 	r := s.get(t, "/")
 	require.Equal(t, http.StatusOK, r.code)
-	require.Contains(t, r.body, `Node <strong>a</strong>, version v-test, 4 shards`)
+	require.Contains(t, r.body, `node <strong>a</strong>, version v-test, gRPC at <code>127.0.0.1:8081</code>`)
+	require.Equal(t, "text/html; charset=utf-8", r.header.Get("Content-Type"))
+	// A browser runs what has the digest that the policy names, and asks this node only.
+	policy := r.header.Get("Content-Security-Policy")
+	for _, element := range []string{"style", "script"} {
+		text := regexp.MustCompile(`(?s)<` + element + `>(.*?)</` + element + `>`).FindStringSubmatch(r.body)
+		require.NotNil(t, text, element)
+		sum := sha256.Sum256([]byte(text[1]))
+		require.Contains(t, policy, element+"-src 'sha256-"+base64.StdEncoding.EncodeToString(sum[:])+"'")
+	}
+	require.Contains(t, policy, "default-src 'none'")
+	require.Contains(t, policy, "connect-src 'self'")
+	require.NotRegexp(t, `(src|href)="?(https?:)?//`, r.body)
+	for _, path := range regexp.MustCompile(`['"](/(?:v1|[a-z]+z|metrics|openapi)[^'"]*[^/])['"]`).FindAllStringSubmatch(r.body, -1) {
+		if path[1] != "/history" {
+			require.Equal(t, http.StatusOK, s.get(t, path[1]).code, path[1])
+		}
+	}
+
 	require.Equal(t, http.StatusOK, s.do(t, "HEAD", "/v1/shards", "", nil).code)
 
 	s.get(t, "/v1/customers/900")
