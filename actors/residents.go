@@ -22,7 +22,7 @@ import (
 //	          └────────┴───────┴───────┴───────┴────────┴───────┴────┴────────┴────────┴───────┘
 //
 // A record changes in place while it fits its cell; one that outgrows it moves to the end
-// of the last segment and leaves a hole. Once holes and spare bytes are more than a quarter
+// of the last segment and leaves a hole. Once holes and spare bytes are more than a third
 // of the memory, the emptiest segments are emptied into the last one (as log-structured
 // memory does). A shard that has nothing else to do goes on until they are a twentieth, and
 // leaves the customers it moves hardly any spare bytes: who comes again gets new ones.
@@ -132,7 +132,7 @@ func (r *residents) bytes() int64 {
 }
 
 // load is what the customers need of the memory: bytes without the holes. It is what a
-// budget bounds; the rest is at most a quarter of all, and two segments.
+// budget bounds; the rest is at most a third of all, and two segments.
 func (r *residents) load() int64 { return r.live + int64(r.len())*indexBytes }
 
 // indexBytes is what index and slots cost for a customer, roughly.
@@ -304,7 +304,7 @@ func (r *residents) evict(slot uint32) {
 // The share of holes and spare bytes, 1/n, at which segments are emptied, and how many spare
 // bytes a customer keeps that is moved then.
 const (
-	wasteBusy, spareBusy = 4, 96
+	wasteBusy, spareBusy = 3, 96
 	wasteIdle, spareIdle = 20, 8
 )
 
@@ -347,7 +347,6 @@ func (r *residents) empty(victim uint32, spare int) {
 	r.segments[victim] = segment{}
 	r.freeSegments = append(r.freeSegments, victim)
 	if r.spare == nil {
-		clear(s.buf)
 		r.spare = s.buf
 	}
 }

@@ -74,6 +74,8 @@ type shard struct {
 	last uint32
 	// hints are the slots that the next customers probably have, noSlot where none is known.
 	hints [ahead]uint32
+	// counted is how many events had come when maintain looked last.
+	counted uint64
 	// touched keeps what is only read from being optimised away.
 	touched uint64
 
@@ -142,7 +144,7 @@ func (s *shard) Receive(ctx actor.Context) {
 	case *rejected:
 		s.waits.rejected(m.customer, m.event, m.fault)
 	case *waitIdle:
-		if s.serves(m.reply) {
+		if s.state == Acquiring || s.serves(m.reply) {
 			s.waits.idle = append(s.waits.idle, m)
 		}
 	case *scored:
@@ -246,7 +248,10 @@ func (s *shard) maintain(now time.Time) {
 		}
 	case Active:
 		s.tickByWall(now)
-		if len(s.inbox.queue) == 0 {
+		count := s.fold.events + s.fold.duplicates
+		idle := count == s.counted
+		s.counted = count
+		if idle {
 			s.residents.compact(wasteIdle, spareIdle, idleSegments)
 		}
 	default:
