@@ -32,6 +32,9 @@ type Config struct {
 	// ScoreRows is the most rows that a shard hands to the scorer at once (512).
 	ScoreRows int
 
+	// FeaturesAlways computes the ten features after every event and drops them: for measuring.
+	FeaturesAlways bool
+
 	Now    func() time.Time
 	Logger *slog.Logger
 	// Metrics observes the shards; nil means nobody does.

@@ -2,7 +2,6 @@ package actors
 
 import (
 	"context"
-	"math"
 
 	"footfall/behavior"
 	"footfall/messages"
@@ -18,9 +17,9 @@ type FeedEvent struct {
 	Departments     [3]uint32
 }
 
-// Feed folds events that come from no log into a shard of customers, computes the ten
-// features after each, and sends the batch back through done once it is folded. The events
-// are in no log, so nothing of the shard may be checkpointed.
+// Feed folds events that come from no log into a shard of customers and sends the batch back
+// through done once it is folded. Since the events are in no log, nothing of the shard may be
+// checkpointed.
 func (h *Host) Feed(shard int, events []FeedEvent, done chan<- []FeedEvent) {
 	h.shards[shard].send(&feed{events, done})
 }
@@ -31,7 +30,6 @@ type feed struct {
 }
 
 func (s *shard) feed(m *feed) {
-	var out behavior.Features
 	ev := &s.fold.event
 	*ev = behavior.Event{Kind: behavior.Purchase, Departments: ev.Departments}
 	var id [8]byte
@@ -46,8 +44,6 @@ func (s *shard) feed(m *feed) {
 		ev.ID, ev.Time, ev.Spend, ev.Discount, ev.Items = e.ID, e.Time, e.Spend, e.Discount, e.Items
 		ev.Departments = append(ev.Departments[:0], e.Departments[:]...)
 		s.fold.count(s.apply(bytesString(id[:]), ev, messages.Position{}, i%ahead))
-		s.residents.at(s.last).record().Features(ev.Time, s.cal, &out)
-		s.touched += math.Float64bits(out[6]) ^ math.Float64bits(out[9])
 	}
 	s.residents.compact(wasteBusy, spareBusy, len(s.residents.segments))
 	m.done <- m.events

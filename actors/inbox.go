@@ -3,6 +3,7 @@ package actors
 import (
 	"context"
 	"errors"
+	"math"
 	"time"
 
 	"footfall/behavior"
@@ -171,8 +172,8 @@ func (s *shard) apply(id string, ev *behavior.Event, _ messages.Position, place 
 	var out behavior.Outcome
 	if known {
 		rec, out = behavior.Apply(s.residents.at(slot).record(), ev, s.cal)
-		s.last = slot
 		if out == behavior.Duplicate {
+			s.computeAlways(slot, ev.Time)
 			return out
 		}
 		s.residents.store(slot, rec)
@@ -181,7 +182,6 @@ func (s *shard) apply(id string, ev *behavior.Event, _ messages.Position, place 
 		s.scratch = rec[:0]
 		slot = s.residents.add(id, nil, rec)
 		s.customers++
-		s.last = slot
 	}
 	c := s.residents.at(slot)
 	c.set(flagHot)
@@ -190,7 +190,17 @@ func (s *shard) apply(id string, ev *behavior.Event, _ messages.Position, place 
 	if len(s.waits.events) > 0 {
 		s.waits.applied(id, ev.ID)
 	}
+	s.computeAlways(slot, ev.Time)
 	return out
+}
+
+// computeAlways computes the features where the configuration wants them after every event.
+func (s *shard) computeAlways(slot uint32, at int64) {
+	if s.cfg.FeaturesAlways {
+		var out behavior.Features
+		s.residents.at(slot).record().Features(at, s.cal, &out)
+		s.touched += math.Float64bits(out[6]) ^ math.Float64bits(out[9])
+	}
 }
 
 // passed has nothing to do: the customer stays as it is.

@@ -70,8 +70,6 @@ type shard struct {
 	complete  bool
 	customers uint64
 	scratch   []byte
-	// last is the slot of the customer that was folded last.
-	last uint32
 	// hints are the slots that the next customers probably have, noSlot where none is known.
 	hints [ahead]uint32
 	// counted is how many events had come when maintain looked last.

@@ -91,31 +91,24 @@ type shardMessage struct {
 func batched(m *maker, n int) ([]shardMessage, error) {
 	var (
 		out  []shardMessage
-		open [shards]footfallv1.EventBatch
+		open [shards]shardMessage
 	)
-	flush := func(shard int) error {
-		b := &open[shard]
-		if len(b.Events) == 0 {
-			return nil
-		}
-		body, err := b.MarshalVT()
-		out = append(out, shardMessage{shard, len(b.Events), body})
-		b.Events = b.Events[:0]
-		return err
-	}
 	for range n {
 		ev := m.next()
 		shard := messages.ShardOf(ev.CustomerId, shards)
-		open[shard].Events = append(open[shard].Events, ev)
-		if len(open[shard].Events) == batchEvents {
-			if err := flush(shard); err != nil {
-				return nil, err
-			}
+		b := &open[shard]
+		b.shard = shard
+		if err := b.add(ev); err != nil {
+			return nil, err
+		}
+		if b.events == batchEvents {
+			out = append(out, *b)
+			*b = shardMessage{}
 		}
 	}
-	for shard := range open {
-		if err := flush(shard); err != nil {
-			return nil, err
+	for _, b := range open {
+		if b.events > 0 {
+			out = append(out, b)
 		}
 	}
 	return out, nil

@@ -38,12 +38,16 @@ func (s *Suite) openStorage(dir string) (*storage.Storage, error) {
 	})
 }
 
-func (s *Suite) open(ctx context.Context, dir string, scorer actors.Scorer) (_ *rig, err error) {
+func (s *Suite) open(ctx context.Context, dir string, scorer actors.Scorer) (*rig, error) {
+	return s.openWith(ctx, dir, s.hostConfig(), scorer)
+}
+
+func (s *Suite) openWith(ctx context.Context, dir string, cfg actors.Config, scorer actors.Scorer) (_ *rig, err error) {
 	r := &rig{}
 	if r.storage, err = s.openStorage(dir); err != nil {
 		return nil, err
 	}
-	if r.host, err = actors.NewHost(s.hostConfig(), r.storage.Log, r.storage.Store, scorer); err != nil {
+	if r.host, err = actors.NewHost(cfg, r.storage.Log, r.storage.Store, scorer); err != nil {
 		return nil, errors.Join(err, r.storage.Close())
 	}
 	return r, r.host.Start(ctx)
