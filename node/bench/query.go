@@ -48,13 +48,16 @@ func (s *Suite) query(ctx context.Context) (err error) {
 		stop()
 		err = errors.Join(err, <-stopped)
 	}()
-	conn, err := grpc.NewClient(n.GRPCAddr(), grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		return err
+	// Who asks and who publishes are different programs, with connections of their own.
+	var conns [2]*grpc.ClientConn
+	for i := range conns {
+		if conns[i], err = grpc.NewClient(n.GRPCAddr(), grpc.WithTransportCredentials(insecure.NewCredentials())); err != nil {
+			return err
+		}
+		defer conns[i].Close()
 	}
-	defer conn.Close()
-	customers := s.size(100_000)
-	load := &load{client: footfallv1.NewIngestServiceClient(conn), customers: customers}
+	conn := conns[0]
+	load := &load{client: footfallv1.NewIngestServiceClient(conns[1]), customers: s.size(100_000)}
 	if err := load.make(s.size(400_000)); err != nil {
 		return err
 	}
@@ -140,7 +143,7 @@ type load struct {
 }
 
 // publishers is how many calls are under way at once: each has its shards.
-const publishers = 4
+const publishers = 8
 
 func (l *load) make(n int) error {
 	m := newMaker(l.customers, n, 365)
