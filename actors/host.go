@@ -360,7 +360,8 @@ func (h *Host) SetClock(ctx context.Context, mode footfallv1.ClockMode) error {
 	}
 	_, err := h.each(func(s *shard) (bool, error) {
 		c := &footfallv1.Control{Node: s.cfg.Node, Kind: &footfallv1.Control_Clock{Clock: &footfallv1.ClockChange{Mode: mode}}}
-		return true, s.appendControl(ctx, c)
+		_, err := s.appendControl(ctx, c)
+		return true, err
 	})
 	if err != nil {
 		return err

@@ -346,6 +346,28 @@ func TestStaleOwnerStepsDown(t *testing.T) {
 	})
 }
 
+// TestLostStore folds everything again from the log, whose former epochs are higher than the
+// new store's, before it answers.
+func TestLostStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, nil)
+		for life := range 3 {
+			b.start()
+			for i := range 200 {
+				b.publish(purchase("900", fmt.Sprintf("b-%d-%d", life, i), day1, "1.00"))
+			}
+			b.stop()
+		}
+		b.store = newMemStore()
+		b.start()
+		defer b.stop()
+		a, err := b.host.Ask(t.Context(), "900")
+		require.NoError(t, err)
+		require.EqualValues(t, 600, a.Record.Lifetime().Purchases)
+		b.verify()
+	})
+}
+
 func TestWallClockTicks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, &echoScorer{})

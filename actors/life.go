@@ -19,41 +19,39 @@ func (s *shard) open() {
 	life := s.life
 	go func() {
 		m := &opened{life: life}
-		m.epoch, m.meta, m.reader, m.err = s.acquire(ctx)
+		m.err = s.acquire(ctx, m)
 		s.send(m)
 	}()
 }
 
-func (s *shard) acquire(ctx context.Context) (uint64, *footfallv1.CheckpointMeta, Reader, error) {
-	epoch, err := s.store.Acquire(ctx, s.id, s.cfg.Node)
-	if err != nil {
-		return 0, nil, nil, err
+// acquire fills m with what the life needs.
+func (s *shard) acquire(ctx context.Context, m *opened) (err error) {
+	if m.epoch, err = s.store.Acquire(ctx, s.id, s.cfg.Node); err != nil {
+		return err
 	}
-	meta, err := s.store.Load(ctx, s.id, epoch)
-	if err != nil {
-		return 0, nil, nil, err
+	if m.meta, err = s.store.Load(ctx, s.id, m.epoch); err != nil {
+		return err
 	}
-	reader, err := s.log.Open(ctx, s.id, messages.Mark{Next: meta.GetNextOffset(), Sum: meta.GetSum()})
-	if err != nil {
-		return 0, nil, nil, err
+	if m.reader, err = s.log.Open(ctx, s.id, messages.Mark{Next: m.meta.GetNextOffset(), Sum: m.meta.GetSum()}); err != nil {
+		return err
 	}
-	begin := &footfallv1.Control{Node: s.cfg.Node, Kind: &footfallv1.Control_Epoch{Epoch: &footfallv1.EpochBegin{Epoch: epoch}}}
-	if err := s.appendControl(ctx, begin); err != nil {
-		return 0, nil, nil, errors.Join(err, reader.Close())
+	begin := &footfallv1.Control{Node: s.cfg.Node, Kind: &footfallv1.Control_Epoch{Epoch: &footfallv1.EpochBegin{Epoch: m.epoch}}}
+	if m.begin, err = s.appendControl(ctx, begin); err != nil {
+		err = errors.Join(err, m.reader.Close())
+		m.reader = nil
 	}
-	return epoch, meta, reader, nil
+	return err
 }
 
 // appendControl writes a control record to the shard's log. Any goroutine may call it.
-func (s *shard) appendControl(ctx context.Context, c *footfallv1.Control) error {
+func (s *shard) appendControl(ctx context.Context, c *footfallv1.Control) (offset uint64, err error) {
 	body, err := c.MarshalVT()
 	if err != nil {
-		return err
+		return 0, err
 	}
-	_, err = s.log.Append(ctx, s.id, []messages.Record{{
+	return s.log.Append(ctx, s.id, []messages.Record{{
 		Type: messages.ControlRecord, FromNode: true, Time: s.cfg.Now().UnixMilli(), Body: body,
 	}})
-	return err
 }
 
 func (s *shard) opened(m *opened) {
@@ -67,7 +65,7 @@ func (s *shard) opened(m *opened) {
 		s.fail(m.err)
 		return
 	}
-	s.epoch = m.epoch
+	s.epoch, s.begin = m.epoch, m.begin
 	s.tickAppended.Store(0) // a tick that failed to be appended is due again
 	s.fold = newFold(s.id, s.cfg, s.cal)
 	s.fold.poison = s.poison

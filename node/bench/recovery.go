@@ -48,6 +48,9 @@ func (s *Suite) refold(ctx context.Context) error {
 		return err
 	}
 	wall, _ := u.since()
+	if got := applied(r.host); got != uint64(n) {
+		return fmt.Errorf("%d events were applied, not %d", got, n)
+	}
 	s.add(Row{Group: "recovery", Name: "log folded again without any checkpoint", Value: perSecond(n, wall), Unit: "events/s"}.atLeast(1e6, "1M"))
 	return r.close(ctx)
 }

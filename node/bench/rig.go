@@ -57,6 +57,14 @@ func (r *rig) close(ctx context.Context) error {
 	return errors.Join(r.host.Stop(ctx), r.storage.Close())
 }
 
+// applied is how many events are in customers.
+func applied(h *actors.Host) (events uint64) {
+	for _, st := range h.Status() {
+		events += st.Events
+	}
+	return events
+}
+
 // appenders is how many publishers append at once.
 const appenders = 32
 
@@ -162,10 +170,7 @@ func (s *Suite) ingestOnce(ctx context.Context, customers, n int, scorer actors.
 		return out, err
 	}
 	wall, cpu := u.since()
-	var events uint64
-	for _, st := range r.host.Status() {
-		events += st.Events
-	}
+	events := applied(r.host)
 	if err := r.close(ctx); err != nil {
 		return out, err
 	}
