@@ -81,8 +81,10 @@ func nextField(b []byte) (event []byte, n int) {
 	return nil, n + m
 }
 
-// customerOf finds the customer_id of an encoded event; the string is the message's own.
-func customerOf(raw []byte) (id string, ok bool) {
+// customerOf finds the customer_id of an encoded event; the string is the message's own. As
+// in a decoder, the last one of several counts; the first is a good guess, and found without
+// a look at the whole event.
+func customerOf(raw []byte, guess bool) (id string, ok bool) {
 	for len(raw) > 0 {
 		num, typ, n := protowire.ConsumeTag(raw)
 		if n < 0 {
@@ -94,8 +96,10 @@ func customerOf(raw []byte) (id string, ok bool) {
 			if m < 0 {
 				return "", false
 			}
-			// As in a decoder, the last one of several counts.
 			id, ok = bytesString(v), len(v) > 0
+			if guess {
+				return id, ok
+			}
 			raw = raw[m:]
 			continue
 		}
@@ -105,26 +109,6 @@ func customerOf(raw []byte) (id string, ok bool) {
 		raw = raw[n:]
 	}
 	return id, ok
-}
-
-// firstCustomer is customerOf without a look at the whole event: a good guess.
-func firstCustomer(raw []byte) (id string, ok bool) {
-	for len(raw) > 0 {
-		num, typ, n := protowire.ConsumeTag(raw)
-		if n < 0 {
-			return "", false
-		}
-		raw = raw[n:]
-		if num == 2 && typ == protowire.BytesType {
-			v, m := protowire.ConsumeBytes(raw)
-			return bytesString(v), m > 0
-		}
-		if n = protowire.ConsumeFieldValue(num, typ, raw); n < 0 {
-			return "", false
-		}
-		raw = raw[n:]
-	}
-	return "", false
 }
 
 // decoder decodes and validates events into memory that it uses again. The event it returns

@@ -32,7 +32,6 @@ type feed struct {
 func (s *shard) feed(m *feed) {
 	ev := &s.fold.event
 	*ev = behavior.Event{Kind: behavior.Purchase, Departments: ev.Departments}
-	var id [8]byte
 	for i := range m.events {
 		e := &m.events[i]
 		if i%ahead == 0 {
@@ -40,12 +39,11 @@ func (s *shard) feed(m *feed) {
 				s.near(j-i, bytesString(m.events[j].Customer[:]))
 			}
 		}
-		id = e.Customer
 		ev.ID, ev.Time, ev.Spend, ev.Discount, ev.Items = e.ID, e.Time, e.Spend, e.Discount, e.Items
 		ev.Departments = append(ev.Departments[:0], e.Departments[:]...)
-		s.fold.count(s.apply(bytesString(id[:]), ev, messages.Position{}, i%ahead))
+		s.fold.count(s.apply(bytesString(e.Customer[:]), ev, messages.Position{}, i%ahead))
 	}
-	s.residents.compact(wasteBusy, spareBusy, len(s.residents.segments))
+	s.residents.compactBusy()
 	m.done <- m.events
 }
 

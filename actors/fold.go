@@ -73,7 +73,7 @@ func newFold(shard int, cfg *Config, cal *behavior.Calendar) *fold {
 // What cannot be read is passed over: record will find it.
 func (f *fold) needs(rec *messages.Record, want func(id string)) {
 	peek := func(_ int, raw []byte) {
-		if id, ok := customerOf(raw); ok {
+		if id, ok := customerOf(raw, false); ok {
 			want(id)
 		}
 	}
@@ -90,7 +90,7 @@ func (f *fold) record(rec *messages.Record, to customers) error {
 		f.control(rec, to)
 	} else {
 		peek := func(place int, raw []byte) {
-			if id, ok := firstCustomer(raw); ok {
+			if id, ok := customerOf(raw, true); ok {
 				to.near(place, id)
 			}
 		}

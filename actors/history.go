@@ -45,16 +45,8 @@ func (h *Host) History(ctx context.Context, customerID string, limit int, each f
 		}
 		kept = append(kept, e)
 	}
-	next := s.seen().Next
-	for {
-		kept, truncated = nil, false
-		again, err := re.run(ctx, next)
-		if err != nil {
-			return false, err
-		}
-		if !again {
-			break
-		}
+	if err := re.runAll(ctx, s.seen().Next, func() { kept, truncated = nil, false }); err != nil {
+		return false, err
 	}
 	for _, e := range kept {
 		if err := each(e); err != nil {

@@ -409,12 +409,7 @@ func (h *Host) WaitIdle(ctx context.Context, scored bool) error {
 		}
 		reply := make(chan error, 1)
 		s.send(&waitIdle{next, scored, reply})
-		select {
-		case err := <-reply:
-			return true, err
-		case <-ctx.Done():
-			return false, ctx.Err()
-		}
+		return true, answered(ctx, reply)
 	})
 	return err
 }
@@ -424,14 +419,19 @@ func (h *Host) Checkpoint(ctx context.Context) error {
 	_, err := h.each(func(s *shard) (bool, error) {
 		reply := make(chan error, 1)
 		s.send(&checkpointNow{reply})
-		select {
-		case err := <-reply:
-			return true, err
-		case <-ctx.Done():
-			return false, ctx.Err()
-		}
+		return true, answered(ctx, reply)
 	})
 	return err
+}
+
+// answered waits for the answer of a shard, or for ctx.
+func answered(ctx context.Context, reply <-chan error) error {
+	select {
+	case err := <-reply:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (s *shard) seen() Status {

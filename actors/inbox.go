@@ -136,7 +136,7 @@ func (s *shard) foldSome() {
 			}
 		}
 	}
-	s.residents.compact(wasteBusy, spareBusy, len(s.residents.segments))
+	s.residents.compactBusy()
 	if s.cfg.Metrics != nil {
 		s.cfg.Metrics.apply.Observe(s.cfg.Now().Sub(began).Seconds())
 	}

@@ -227,5 +227,5 @@ func (s *shard) evict() {
 		r.evict(slot)
 		s.complete, s.reads.evicted, s.reads.warm = false, true, false
 	}
-	r.compact(wasteBusy, spareBusy, len(r.segments))
+	r.compactBusy()
 }

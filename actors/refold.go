@@ -81,6 +81,17 @@ func (r *refold) begin(ctx context.Context) error {
 	}
 }
 
+// runAll folds up to next, as often as it takes until no event panics any more; before each
+// run begin is called.
+func (r *refold) runAll(ctx context.Context, next uint64, begin func()) error {
+	for {
+		begin()
+		if again, err := r.run(ctx, next); err != nil || !again {
+			return err
+		}
+	}
+}
+
 // run folds up to next. again is true where applying an event panicked, as it did in the
 // shard: it is a dead letter in the next run.
 func (r *refold) run(ctx context.Context, next uint64) (again bool, err error) {

@@ -308,6 +308,9 @@ const (
 	wasteIdle, spareIdle = 20, 8
 )
 
+// compactBusy is compact as far as work under way allows.
+func (r *residents) compactBusy() { r.compact(wasteBusy, spareBusy, len(r.segments)) }
+
 // compact empties segments until holes and spare bytes are less than one nth of the memory,
 // most segments at a time at most.
 func (r *residents) compact(nth int64, spare, most int) {

@@ -3,6 +3,7 @@ package actors
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"footfall/messages"
@@ -130,9 +131,8 @@ func (s *shard) jittered() time.Duration {
 }
 
 func (s *shard) meta() *footfallv1.CheckpointMeta {
-	m := &footfallv1.CheckpointMeta{Customers: s.customers, Models: append([]*footfallv1.ModelRef(nil), s.models.refs...)}
+	m := &footfallv1.CheckpointMeta{Customers: s.customers, Models: slices.Clone(s.models.refs)}
 	s.fold.meta(m)
-	m.Sweeping = s.scoring.sweeping
 	m.Unscored, m.Sweeping = s.scoring.unscoredIDs(s)
 	return m
 }

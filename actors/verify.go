@@ -48,14 +48,8 @@ func VerifyShard(ctx context.Context, cfg Config, shard int, epoch uint64, log L
 		return v, nil
 	}
 	re := refold{cfg: &cfg, shard: shard, log: log, store: store, poison: map[messages.Position]string{}}
-	for {
-		again, err := re.run(ctx, meta.GetNextOffset())
-		if err != nil {
-			return nil, err
-		}
-		if !again {
-			break
-		}
+	if err := re.runAll(ctx, meta.GetNextOffset(), func() {}); err != nil {
+		return nil, err
 	}
 	v.Events = re.fold.events
 	v.compareMeta(&re, meta)
