@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Makes sure that the servers named are on this machine, for tests and for targets that start servers of their own as children
+# (deploy/local). What is missing is installed with apt where that can be done, and is kept from ever starting by itself.
+#
+#	scripts/servers.sh rabbitmq
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+# describe SERVER sets what is particular to one: its title, its Debian package, the services that must not start by
+# themselves, its container image, and found, which tells whether it is there.
+describe() {
+	case $1 in
+	rabbitmq)
+		title=RabbitMQ package=rabbitmq-server services='rabbitmq-server epmd' image=rabbitmq:3-management
+		# Where deploy/local looks for it.
+		found() { [ -x "${RABBITMQ_HOME:-}/sbin/rabbitmq-server" ] || compgen -G '/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server' >/dev/null || have rabbitmq-server; }
+		;;
+	*) die "scripts/servers.sh: $1 is none of the servers that it knows: rabbitmq" ;;
+	esac
+}
+
+# Debian's packages start their services unless this program says 101. What was there before is put aside meanwhile; where a run
+# was killed in between, the next one finds it and puts it back.
+policy=/usr/sbin/policy-rc.d
+before=$policy.before-footfall
+none=$policy.none-before-footfall
+
+restore_policy() {
+	if [ -e "$before" ]; then mv -f "$before" "$policy"; fi
+	if [ -e "$none" ]; then rm -f "$policy" "$none"; fi
+}
+
+forbid_starts() {
+	restore_policy
+	if [ -e "$policy" ]; then
+		# A container's often forbids everything already.
+		"$policy" "$package" start >/dev/null 2>&1 || [ $? -ne 101 ] || return 0
+		cp -p "$policy" "$before.part" && mv "$before.part" "$before"
+	else
+		touch "$none"
+	fi
+	printf '#!/bin/sh\nexit 101\n' >"$policy.part" && chmod 755 "$policy.part" && mv "$policy.part" "$policy"
+}
+
+install() {
+	[ "$(id -u)" -eq 0 ] && have apt-get || return 1
+	trap restore_policy EXIT
+	forbid_starts
+	apt_install "$package" || return 1
+	# Nor at the next boot: the server on this machine is for tests.
+	for service in $services; do
+		update-rc.d "$service" disable >/dev/null 2>&1 || true
+	done
+}
+
+for server; do
+	describe "$server"
+	found && continue
+	# Two at once take turns, whatever checkout they are from; the second finds the work done. A folder can be locked, too.
+	exec 9</usr/sbin
+	flock 9
+	found && continue
+	install || true
+	found && say "$title is installed (its service stays off)" && continue
+	hint="install it (Debian, Ubuntu: apt-get install $package)"
+	for engine in docker podman; do
+		have "$engine" && hint="$hint, or run what needs it in a container of the image $image" && break
+	done
+	die "$title is missing: $hint"
+done
