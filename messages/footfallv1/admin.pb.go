@@ -1156,7 +1156,13 @@ func (x *VerifyProgress) GetOffset() int64 {
 type ListDeadLettersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// At most so many; 0 means 100.
-	Limit         uint32 `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"`
+	Limit uint32 `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Only those whose "field: reason" contains this text.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Only those of this customer.
+	CustomerId string `protobuf:"bytes,3,opt,name=customer_id,json=customerId,proto3" json:"customer_id,omitempty"`
+	// Only those out of this log or queue.
+	Source        string `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1198,9 +1204,32 @@ func (x *ListDeadLettersRequest) GetLimit() uint32 {
 	return 0
 }
 
+func (x *ListDeadLettersRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ListDeadLettersRequest) GetCustomerId() string {
+	if x != nil {
+		return x.CustomerId
+	}
+	return ""
+}
+
+func (x *ListDeadLettersRequest) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
 type ListDeadLettersResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Letters       []*DeadLetter          `protobuf:"bytes,1,rep,name=letters,proto3" json:"letters,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Letters []*DeadLetter          `protobuf:"bytes,1,rep,name=letters,proto3" json:"letters,omitempty"`
+	// Whether there are more than these.
+	More          bool `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1242,16 +1271,34 @@ func (x *ListDeadLettersResponse) GetLetters() []*DeadLetter {
 	return nil
 }
 
+func (x *ListDeadLettersResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+// DeadLetter is an event, or a whole message, that could not be accepted.
 type DeadLetter struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
-	Offset        int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
-	Index         uint32                 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
-	Field         string                 `protobuf:"bytes,4,opt,name=field,proto3" json:"field,omitempty"`
-	Reason        string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
-	EventId       string                 `protobuf:"bytes,6,opt,name=event_id,json=eventId,proto3" json:"event_id,omitempty"`
-	CustomerId    string                 `protobuf:"bytes,7,opt,name=customer_id,json=customerId,proto3" json:"customer_id,omitempty"`
-	Body          []byte                 `protobuf:"bytes,8,opt,name=body,proto3" json:"body,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of a letter out of a shard's log: the shard, the message's offset, and which event of it.
+	Shard  uint32 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Offset int64  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	Index  uint32 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
+	// The field that is at fault; empty where the whole is.
+	Field  string `protobuf:"bytes,4,opt,name=field,proto3" json:"field,omitempty"`
+	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// As far as they could be read.
+	EventId    string `protobuf:"bytes,6,opt,name=event_id,json=eventId,proto3" json:"event_id,omitempty"`
+	CustomerId string `protobuf:"bytes,7,opt,name=customer_id,json=customerId,proto3" json:"customer_id,omitempty"`
+	// The event, or the message, as it was.
+	Body []byte `protobuf:"bytes,8,opt,name=body,proto3" json:"body,omitempty"`
+	// <shard>-<offset>-<index> out of a shard's log. It never names another letter.
+	Id string `protobuf:"bytes,9,opt,name=id,proto3" json:"id,omitempty"`
+	// The log or queue that it was in: footfall.events.<shard> or footfall.unsharded.
+	Source string `protobuf:"bytes,10,opt,name=source,proto3" json:"source,omitempty"`
+	// application/x-protobuf or application/json; empty where it is not known, or whatever the publisher said.
+	ContentType   string `protobuf:"bytes,11,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1342,11 +1389,576 @@ func (x *DeadLetter) GetBody() []byte {
 	return nil
 }
 
+func (x *DeadLetter) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *DeadLetter) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *DeadLetter) GetContentType() string {
+	if x != nil {
+		return x.ContentType
+	}
+	return ""
+}
+
+type GetDeadLetterRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetDeadLetterRequest) Reset() {
+	*x = GetDeadLetterRequest{}
+	mi := &file_footfall_v1_admin_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetDeadLetterRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetDeadLetterRequest) ProtoMessage() {}
+
+func (x *GetDeadLetterRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_footfall_v1_admin_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetDeadLetterRequest.ProtoReflect.Descriptor instead.
+func (*GetDeadLetterRequest) Descriptor() ([]byte, []int) {
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *GetDeadLetterRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type GetDeadLetterResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Letter *DeadLetter            `protobuf:"bytes,1,opt,name=letter,proto3" json:"letter,omitempty"`
+	// The events of the body as JSON, one a line; empty where it cannot be read as events.
+	EventsJson string `protobuf:"bytes,2,opt,name=events_json,json=eventsJson,proto3" json:"events_json,omitempty"`
+	// Why it cannot.
+	Unreadable    string `protobuf:"bytes,3,opt,name=unreadable,proto3" json:"unreadable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetDeadLetterResponse) Reset() {
+	*x = GetDeadLetterResponse{}
+	mi := &file_footfall_v1_admin_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetDeadLetterResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetDeadLetterResponse) ProtoMessage() {}
+
+func (x *GetDeadLetterResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_footfall_v1_admin_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetDeadLetterResponse.ProtoReflect.Descriptor instead.
+func (*GetDeadLetterResponse) Descriptor() ([]byte, []int) {
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *GetDeadLetterResponse) GetLetter() *DeadLetter {
+	if x != nil {
+		return x.Letter
+	}
+	return nil
+}
+
+func (x *GetDeadLetterResponse) GetEventsJson() string {
+	if x != nil {
+		return x.EventsJson
+	}
+	return ""
+}
+
+func (x *GetDeadLetterResponse) GetUnreadable() string {
+	if x != nil {
+		return x.Unreadable
+	}
+	return ""
+}
+
+// ReplayDeadLettersRequest names letters by ID, or all of them, or those of all that the filters leave.
+type ReplayDeadLettersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Ids   []string               `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`
+	All   bool                   `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"`
+	// As in ListDeadLettersRequest; with all only.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	CustomerId    string `protobuf:"bytes,4,opt,name=customer_id,json=customerId,proto3" json:"customer_id,omitempty"`
+	Source        string `protobuf:"bytes,5,opt,name=source,proto3" json:"source,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplayDeadLettersRequest) Reset() {
+	*x = ReplayDeadLettersRequest{}
+	mi := &file_footfall_v1_admin_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplayDeadLettersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplayDeadLettersRequest) ProtoMessage() {}
+
+func (x *ReplayDeadLettersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_footfall_v1_admin_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplayDeadLettersRequest.ProtoReflect.Descriptor instead.
+func (*ReplayDeadLettersRequest) Descriptor() ([]byte, []int) {
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ReplayDeadLettersRequest) GetIds() []string {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
+func (x *ReplayDeadLettersRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+func (x *ReplayDeadLettersRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ReplayDeadLettersRequest) GetCustomerId() string {
+	if x != nil {
+		return x.CustomerId
+	}
+	return ""
+}
+
+func (x *ReplayDeadLettersRequest) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+type ReplayDeadLettersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Letters whose events are in the log now; they are removed.
+	Replayed uint32 `protobuf:"varint,1,opt,name=replayed,proto3" json:"replayed,omitempty"`
+	// Letters that are still at fault, or not there.
+	Refused uint32 `protobuf:"varint,2,opt,name=refused,proto3" json:"refused,omitempty"`
+	// The first 1,000 of those.
+	Refusals      []*DeadLetterRefusal `protobuf:"bytes,3,rep,name=refusals,proto3" json:"refusals,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplayDeadLettersResponse) Reset() {
+	*x = ReplayDeadLettersResponse{}
+	mi := &file_footfall_v1_admin_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplayDeadLettersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplayDeadLettersResponse) ProtoMessage() {}
+
+func (x *ReplayDeadLettersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_footfall_v1_admin_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplayDeadLettersResponse.ProtoReflect.Descriptor instead.
+func (*ReplayDeadLettersResponse) Descriptor() ([]byte, []int) {
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ReplayDeadLettersResponse) GetReplayed() uint32 {
+	if x != nil {
+		return x.Replayed
+	}
+	return 0
+}
+
+func (x *ReplayDeadLettersResponse) GetRefused() uint32 {
+	if x != nil {
+		return x.Refused
+	}
+	return 0
+}
+
+func (x *ReplayDeadLettersResponse) GetRefusals() []*DeadLetterRefusal {
+	if x != nil {
+		return x.Refusals
+	}
+	return nil
+}
+
+// DeadLetterRefusal says why a letter was not replayed. It stays as it was.
+type DeadLetterRefusal struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	EventId       string                 `protobuf:"bytes,2,opt,name=event_id,json=eventId,proto3" json:"event_id,omitempty"`
+	Field         string                 `protobuf:"bytes,3,opt,name=field,proto3" json:"field,omitempty"`
+	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeadLetterRefusal) Reset() {
+	*x = DeadLetterRefusal{}
+	mi := &file_footfall_v1_admin_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeadLetterRefusal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeadLetterRefusal) ProtoMessage() {}
+
+func (x *DeadLetterRefusal) ProtoReflect() protoreflect.Message {
+	mi := &file_footfall_v1_admin_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeadLetterRefusal.ProtoReflect.Descriptor instead.
+func (*DeadLetterRefusal) Descriptor() ([]byte, []int) {
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *DeadLetterRefusal) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *DeadLetterRefusal) GetEventId() string {
+	if x != nil {
+		return x.EventId
+	}
+	return ""
+}
+
+func (x *DeadLetterRefusal) GetField() string {
+	if x != nil {
+		return x.Field
+	}
+	return ""
+}
+
+func (x *DeadLetterRefusal) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type FixDeadLetterRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// What takes the place of the letter: one event, or several where it was a whole message.
+	Events        []*Event `protobuf:"bytes,2,rep,name=events,proto3" json:"events,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FixDeadLetterRequest) Reset() {
+	*x = FixDeadLetterRequest{}
+	mi := &file_footfall_v1_admin_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FixDeadLetterRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FixDeadLetterRequest) ProtoMessage() {}
+
+func (x *FixDeadLetterRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_footfall_v1_admin_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FixDeadLetterRequest.ProtoReflect.Descriptor instead.
+func (*FixDeadLetterRequest) Descriptor() ([]byte, []int) {
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *FixDeadLetterRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *FixDeadLetterRequest) GetEvents() []*Event {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+type FixDeadLetterResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many events the log holds now in place of the letter, which is removed.
+	Accepted      uint32 `protobuf:"varint,1,opt,name=accepted,proto3" json:"accepted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FixDeadLetterResponse) Reset() {
+	*x = FixDeadLetterResponse{}
+	mi := &file_footfall_v1_admin_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FixDeadLetterResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FixDeadLetterResponse) ProtoMessage() {}
+
+func (x *FixDeadLetterResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_footfall_v1_admin_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FixDeadLetterResponse.ProtoReflect.Descriptor instead.
+func (*FixDeadLetterResponse) Descriptor() ([]byte, []int) {
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *FixDeadLetterResponse) GetAccepted() uint32 {
+	if x != nil {
+		return x.Accepted
+	}
+	return 0
+}
+
+// DropDeadLettersRequest names letters as ReplayDeadLettersRequest does.
+type DropDeadLettersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ids           []string               `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`
+	All           bool                   `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	CustomerId    string                 `protobuf:"bytes,4,opt,name=customer_id,json=customerId,proto3" json:"customer_id,omitempty"`
+	Source        string                 `protobuf:"bytes,5,opt,name=source,proto3" json:"source,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropDeadLettersRequest) Reset() {
+	*x = DropDeadLettersRequest{}
+	mi := &file_footfall_v1_admin_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropDeadLettersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropDeadLettersRequest) ProtoMessage() {}
+
+func (x *DropDeadLettersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_footfall_v1_admin_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropDeadLettersRequest.ProtoReflect.Descriptor instead.
+func (*DropDeadLettersRequest) Descriptor() ([]byte, []int) {
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *DropDeadLettersRequest) GetIds() []string {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
+func (x *DropDeadLettersRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+func (x *DropDeadLettersRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *DropDeadLettersRequest) GetCustomerId() string {
+	if x != nil {
+		return x.CustomerId
+	}
+	return ""
+}
+
+func (x *DropDeadLettersRequest) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+type DropDeadLettersResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Dropped uint32                 `protobuf:"varint,1,opt,name=dropped,proto3" json:"dropped,omitempty"`
+	// IDs that no letter has.
+	Missing       []string `protobuf:"bytes,2,rep,name=missing,proto3" json:"missing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropDeadLettersResponse) Reset() {
+	*x = DropDeadLettersResponse{}
+	mi := &file_footfall_v1_admin_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropDeadLettersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropDeadLettersResponse) ProtoMessage() {}
+
+func (x *DropDeadLettersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_footfall_v1_admin_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropDeadLettersResponse.ProtoReflect.Descriptor instead.
+func (*DropDeadLettersResponse) Descriptor() ([]byte, []int) {
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *DropDeadLettersResponse) GetDropped() uint32 {
+	if x != nil {
+		return x.Dropped
+	}
+	return 0
+}
+
+func (x *DropDeadLettersResponse) GetMissing() []string {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
 var File_footfall_v1_admin_proto protoreflect.FileDescriptor
 
 const file_footfall_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x17footfall/v1/admin.proto\x12\vfootfall.v1\x1a\x19footfall/v1/control.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x13\n" +
+	"\x17footfall/v1/admin.proto\x12\vfootfall.v1\x1a\x19footfall/v1/control.proto\x1a\x17footfall/v1/event.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x13\n" +
 	"\x11GetClusterRequest\"\xf6\x01\n" +
 	"\aCluster\x12-\n" +
 	"\amembers\x18\x01 \x03(\v2\x13.footfall.v1.MemberR\amembers\x12\x16\n" +
@@ -1430,11 +2042,16 @@ const file_footfall_v1_admin_proto_rawDesc = "" +
 	"\vdifferences\x18\x04 \x03(\tR\vdifferences\x12\x12\n" +
 	"\x04done\x18\x05 \x01(\rR\x04done\x12\x14\n" +
 	"\x05total\x18\x06 \x01(\rR\x05total\x12\x16\n" +
-	"\x06offset\x18\a \x01(\x03R\x06offset\".\n" +
+	"\x06offset\x18\a \x01(\x03R\x06offset\"\x7f\n" +
 	"\x16ListDeadLettersRequest\x12\x14\n" +
-	"\x05limit\x18\x01 \x01(\rR\x05limit\"L\n" +
+	"\x05limit\x18\x01 \x01(\rR\x05limit\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1f\n" +
+	"\vcustomer_id\x18\x03 \x01(\tR\n" +
+	"customerId\x12\x16\n" +
+	"\x06source\x18\x04 \x01(\tR\x06source\"`\n" +
 	"\x17ListDeadLettersResponse\x121\n" +
-	"\aletters\x18\x01 \x03(\v2\x17.footfall.v1.DeadLetterR\aletters\"\xce\x01\n" +
+	"\aletters\x18\x01 \x03(\v2\x17.footfall.v1.DeadLetterR\aletters\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"\x99\x02\n" +
 	"\n" +
 	"DeadLetter\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x16\n" +
@@ -1445,7 +2062,51 @@ const file_footfall_v1_admin_proto_rawDesc = "" +
 	"\bevent_id\x18\x06 \x01(\tR\aeventId\x12\x1f\n" +
 	"\vcustomer_id\x18\a \x01(\tR\n" +
 	"customerId\x12\x12\n" +
-	"\x04body\x18\b \x01(\fR\x04body2\xe2\x04\n" +
+	"\x04body\x18\b \x01(\fR\x04body\x12\x0e\n" +
+	"\x02id\x18\t \x01(\tR\x02id\x12\x16\n" +
+	"\x06source\x18\n" +
+	" \x01(\tR\x06source\x12!\n" +
+	"\fcontent_type\x18\v \x01(\tR\vcontentType\"&\n" +
+	"\x14GetDeadLetterRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x89\x01\n" +
+	"\x15GetDeadLetterResponse\x12/\n" +
+	"\x06letter\x18\x01 \x01(\v2\x17.footfall.v1.DeadLetterR\x06letter\x12\x1f\n" +
+	"\vevents_json\x18\x02 \x01(\tR\n" +
+	"eventsJson\x12\x1e\n" +
+	"\n" +
+	"unreadable\x18\x03 \x01(\tR\n" +
+	"unreadable\"\x8f\x01\n" +
+	"\x18ReplayDeadLettersRequest\x12\x10\n" +
+	"\x03ids\x18\x01 \x03(\tR\x03ids\x12\x10\n" +
+	"\x03all\x18\x02 \x01(\bR\x03all\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x1f\n" +
+	"\vcustomer_id\x18\x04 \x01(\tR\n" +
+	"customerId\x12\x16\n" +
+	"\x06source\x18\x05 \x01(\tR\x06source\"\x8d\x01\n" +
+	"\x19ReplayDeadLettersResponse\x12\x1a\n" +
+	"\breplayed\x18\x01 \x01(\rR\breplayed\x12\x18\n" +
+	"\arefused\x18\x02 \x01(\rR\arefused\x12:\n" +
+	"\brefusals\x18\x03 \x03(\v2\x1e.footfall.v1.DeadLetterRefusalR\brefusals\"l\n" +
+	"\x11DeadLetterRefusal\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
+	"\bevent_id\x18\x02 \x01(\tR\aeventId\x12\x14\n" +
+	"\x05field\x18\x03 \x01(\tR\x05field\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"R\n" +
+	"\x14FixDeadLetterRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12*\n" +
+	"\x06events\x18\x02 \x03(\v2\x12.footfall.v1.EventR\x06events\"3\n" +
+	"\x15FixDeadLetterResponse\x12\x1a\n" +
+	"\baccepted\x18\x01 \x01(\rR\baccepted\"\x8d\x01\n" +
+	"\x16DropDeadLettersRequest\x12\x10\n" +
+	"\x03ids\x18\x01 \x03(\tR\x03ids\x12\x10\n" +
+	"\x03all\x18\x02 \x01(\bR\x03all\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x1f\n" +
+	"\vcustomer_id\x18\x04 \x01(\tR\n" +
+	"customerId\x12\x16\n" +
+	"\x06source\x18\x05 \x01(\tR\x06source\"M\n" +
+	"\x17DropDeadLettersResponse\x12\x18\n" +
+	"\adropped\x18\x01 \x01(\rR\adropped\x12\x18\n" +
+	"\amissing\x18\x02 \x03(\tR\amissing2\xd4\a\n" +
 	"\fAdminService\x12B\n" +
 	"\n" +
 	"GetCluster\x12\x1e.footfall.v1.GetClusterRequest\x1a\x14.footfall.v1.Cluster\x12M\n" +
@@ -1457,7 +2118,11 @@ const file_footfall_v1_admin_proto_rawDesc = "" +
 	"\bSetClock\x12\x1c.footfall.v1.SetClockRequest\x1a\x1d.footfall.v1.SetClockResponse\x12G\n" +
 	"\bWaitIdle\x12\x1c.footfall.v1.WaitIdleRequest\x1a\x1d.footfall.v1.WaitIdleResponse\x12C\n" +
 	"\x06Verify\x12\x1a.footfall.v1.VerifyRequest\x1a\x1b.footfall.v1.VerifyProgress0\x01\x12\\\n" +
-	"\x0fListDeadLetters\x12#.footfall.v1.ListDeadLettersRequest\x1a$.footfall.v1.ListDeadLettersResponseB)Z'footfall/messages/footfallv1;footfallv1b\x06proto3"
+	"\x0fListDeadLetters\x12#.footfall.v1.ListDeadLettersRequest\x1a$.footfall.v1.ListDeadLettersResponse\x12V\n" +
+	"\rGetDeadLetter\x12!.footfall.v1.GetDeadLetterRequest\x1a\".footfall.v1.GetDeadLetterResponse\x12b\n" +
+	"\x11ReplayDeadLetters\x12%.footfall.v1.ReplayDeadLettersRequest\x1a&.footfall.v1.ReplayDeadLettersResponse\x12V\n" +
+	"\rFixDeadLetter\x12!.footfall.v1.FixDeadLetterRequest\x1a\".footfall.v1.FixDeadLetterResponse\x12\\\n" +
+	"\x0fDropDeadLetters\x12#.footfall.v1.DropDeadLettersRequest\x1a$.footfall.v1.DropDeadLettersResponseB)Z'footfall/messages/footfallv1;footfallv1b\x06proto3"
 
 var (
 	file_footfall_v1_admin_proto_rawDescOnce sync.Once
@@ -1471,65 +2136,86 @@ func file_footfall_v1_admin_proto_rawDescGZIP() []byte {
 	return file_footfall_v1_admin_proto_rawDescData
 }
 
-var file_footfall_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_footfall_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_footfall_v1_admin_proto_goTypes = []any{
-	(*GetClusterRequest)(nil),       // 0: footfall.v1.GetClusterRequest
-	(*Cluster)(nil),                 // 1: footfall.v1.Cluster
-	(*Member)(nil),                  // 2: footfall.v1.Member
-	(*ListShardsRequest)(nil),       // 3: footfall.v1.ListShardsRequest
-	(*ListShardsResponse)(nil),      // 4: footfall.v1.ListShardsResponse
-	(*Shard)(nil),                   // 5: footfall.v1.Shard
-	(*ListModelsRequest)(nil),       // 6: footfall.v1.ListModelsRequest
-	(*ListModelsResponse)(nil),      // 7: footfall.v1.ListModelsResponse
-	(*Model)(nil),                   // 8: footfall.v1.Model
-	(*ModelVersion)(nil),            // 9: footfall.v1.ModelVersion
-	(*TickRequest)(nil),             // 10: footfall.v1.TickRequest
-	(*TickResponse)(nil),            // 11: footfall.v1.TickResponse
-	(*SetClockRequest)(nil),         // 12: footfall.v1.SetClockRequest
-	(*SetClockResponse)(nil),        // 13: footfall.v1.SetClockResponse
-	(*WaitIdleRequest)(nil),         // 14: footfall.v1.WaitIdleRequest
-	(*WaitIdleResponse)(nil),        // 15: footfall.v1.WaitIdleResponse
-	(*VerifyRequest)(nil),           // 16: footfall.v1.VerifyRequest
-	(*VerifyProgress)(nil),          // 17: footfall.v1.VerifyProgress
-	(*ListDeadLettersRequest)(nil),  // 18: footfall.v1.ListDeadLettersRequest
-	(*ListDeadLettersResponse)(nil), // 19: footfall.v1.ListDeadLettersResponse
-	(*DeadLetter)(nil),              // 20: footfall.v1.DeadLetter
-	nil,                             // 21: footfall.v1.ModelVersion.EvaluationEntry
-	(ClockMode)(0),                  // 22: footfall.v1.ClockMode
-	(*timestamppb.Timestamp)(nil),   // 23: google.protobuf.Timestamp
+	(*GetClusterRequest)(nil),         // 0: footfall.v1.GetClusterRequest
+	(*Cluster)(nil),                   // 1: footfall.v1.Cluster
+	(*Member)(nil),                    // 2: footfall.v1.Member
+	(*ListShardsRequest)(nil),         // 3: footfall.v1.ListShardsRequest
+	(*ListShardsResponse)(nil),        // 4: footfall.v1.ListShardsResponse
+	(*Shard)(nil),                     // 5: footfall.v1.Shard
+	(*ListModelsRequest)(nil),         // 6: footfall.v1.ListModelsRequest
+	(*ListModelsResponse)(nil),        // 7: footfall.v1.ListModelsResponse
+	(*Model)(nil),                     // 8: footfall.v1.Model
+	(*ModelVersion)(nil),              // 9: footfall.v1.ModelVersion
+	(*TickRequest)(nil),               // 10: footfall.v1.TickRequest
+	(*TickResponse)(nil),              // 11: footfall.v1.TickResponse
+	(*SetClockRequest)(nil),           // 12: footfall.v1.SetClockRequest
+	(*SetClockResponse)(nil),          // 13: footfall.v1.SetClockResponse
+	(*WaitIdleRequest)(nil),           // 14: footfall.v1.WaitIdleRequest
+	(*WaitIdleResponse)(nil),          // 15: footfall.v1.WaitIdleResponse
+	(*VerifyRequest)(nil),             // 16: footfall.v1.VerifyRequest
+	(*VerifyProgress)(nil),            // 17: footfall.v1.VerifyProgress
+	(*ListDeadLettersRequest)(nil),    // 18: footfall.v1.ListDeadLettersRequest
+	(*ListDeadLettersResponse)(nil),   // 19: footfall.v1.ListDeadLettersResponse
+	(*DeadLetter)(nil),                // 20: footfall.v1.DeadLetter
+	(*GetDeadLetterRequest)(nil),      // 21: footfall.v1.GetDeadLetterRequest
+	(*GetDeadLetterResponse)(nil),     // 22: footfall.v1.GetDeadLetterResponse
+	(*ReplayDeadLettersRequest)(nil),  // 23: footfall.v1.ReplayDeadLettersRequest
+	(*ReplayDeadLettersResponse)(nil), // 24: footfall.v1.ReplayDeadLettersResponse
+	(*DeadLetterRefusal)(nil),         // 25: footfall.v1.DeadLetterRefusal
+	(*FixDeadLetterRequest)(nil),      // 26: footfall.v1.FixDeadLetterRequest
+	(*FixDeadLetterResponse)(nil),     // 27: footfall.v1.FixDeadLetterResponse
+	(*DropDeadLettersRequest)(nil),    // 28: footfall.v1.DropDeadLettersRequest
+	(*DropDeadLettersResponse)(nil),   // 29: footfall.v1.DropDeadLettersResponse
+	nil,                               // 30: footfall.v1.ModelVersion.EvaluationEntry
+	(ClockMode)(0),                    // 31: footfall.v1.ClockMode
+	(*timestamppb.Timestamp)(nil),     // 32: google.protobuf.Timestamp
+	(*Event)(nil),                     // 33: footfall.v1.Event
 }
 var file_footfall_v1_admin_proto_depIdxs = []int32{
 	2,  // 0: footfall.v1.Cluster.members:type_name -> footfall.v1.Member
-	22, // 1: footfall.v1.Cluster.clock:type_name -> footfall.v1.ClockMode
-	23, // 2: footfall.v1.Member.started:type_name -> google.protobuf.Timestamp
+	31, // 1: footfall.v1.Cluster.clock:type_name -> footfall.v1.ClockMode
+	32, // 2: footfall.v1.Member.started:type_name -> google.protobuf.Timestamp
 	5,  // 3: footfall.v1.ListShardsResponse.shards:type_name -> footfall.v1.Shard
-	23, // 4: footfall.v1.Shard.last_checkpoint:type_name -> google.protobuf.Timestamp
+	32, // 4: footfall.v1.Shard.last_checkpoint:type_name -> google.protobuf.Timestamp
 	8,  // 5: footfall.v1.ListModelsResponse.models:type_name -> footfall.v1.Model
 	9,  // 6: footfall.v1.Model.versions:type_name -> footfall.v1.ModelVersion
-	21, // 7: footfall.v1.ModelVersion.evaluation:type_name -> footfall.v1.ModelVersion.EvaluationEntry
-	22, // 8: footfall.v1.SetClockRequest.mode:type_name -> footfall.v1.ClockMode
+	30, // 7: footfall.v1.ModelVersion.evaluation:type_name -> footfall.v1.ModelVersion.EvaluationEntry
+	31, // 8: footfall.v1.SetClockRequest.mode:type_name -> footfall.v1.ClockMode
 	20, // 9: footfall.v1.ListDeadLettersResponse.letters:type_name -> footfall.v1.DeadLetter
-	0,  // 10: footfall.v1.AdminService.GetCluster:input_type -> footfall.v1.GetClusterRequest
-	3,  // 11: footfall.v1.AdminService.ListShards:input_type -> footfall.v1.ListShardsRequest
-	6,  // 12: footfall.v1.AdminService.ListModels:input_type -> footfall.v1.ListModelsRequest
-	10, // 13: footfall.v1.AdminService.Tick:input_type -> footfall.v1.TickRequest
-	12, // 14: footfall.v1.AdminService.SetClock:input_type -> footfall.v1.SetClockRequest
-	14, // 15: footfall.v1.AdminService.WaitIdle:input_type -> footfall.v1.WaitIdleRequest
-	16, // 16: footfall.v1.AdminService.Verify:input_type -> footfall.v1.VerifyRequest
-	18, // 17: footfall.v1.AdminService.ListDeadLetters:input_type -> footfall.v1.ListDeadLettersRequest
-	1,  // 18: footfall.v1.AdminService.GetCluster:output_type -> footfall.v1.Cluster
-	4,  // 19: footfall.v1.AdminService.ListShards:output_type -> footfall.v1.ListShardsResponse
-	7,  // 20: footfall.v1.AdminService.ListModels:output_type -> footfall.v1.ListModelsResponse
-	11, // 21: footfall.v1.AdminService.Tick:output_type -> footfall.v1.TickResponse
-	13, // 22: footfall.v1.AdminService.SetClock:output_type -> footfall.v1.SetClockResponse
-	15, // 23: footfall.v1.AdminService.WaitIdle:output_type -> footfall.v1.WaitIdleResponse
-	17, // 24: footfall.v1.AdminService.Verify:output_type -> footfall.v1.VerifyProgress
-	19, // 25: footfall.v1.AdminService.ListDeadLetters:output_type -> footfall.v1.ListDeadLettersResponse
-	18, // [18:26] is the sub-list for method output_type
-	10, // [10:18] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	20, // 10: footfall.v1.GetDeadLetterResponse.letter:type_name -> footfall.v1.DeadLetter
+	25, // 11: footfall.v1.ReplayDeadLettersResponse.refusals:type_name -> footfall.v1.DeadLetterRefusal
+	33, // 12: footfall.v1.FixDeadLetterRequest.events:type_name -> footfall.v1.Event
+	0,  // 13: footfall.v1.AdminService.GetCluster:input_type -> footfall.v1.GetClusterRequest
+	3,  // 14: footfall.v1.AdminService.ListShards:input_type -> footfall.v1.ListShardsRequest
+	6,  // 15: footfall.v1.AdminService.ListModels:input_type -> footfall.v1.ListModelsRequest
+	10, // 16: footfall.v1.AdminService.Tick:input_type -> footfall.v1.TickRequest
+	12, // 17: footfall.v1.AdminService.SetClock:input_type -> footfall.v1.SetClockRequest
+	14, // 18: footfall.v1.AdminService.WaitIdle:input_type -> footfall.v1.WaitIdleRequest
+	16, // 19: footfall.v1.AdminService.Verify:input_type -> footfall.v1.VerifyRequest
+	18, // 20: footfall.v1.AdminService.ListDeadLetters:input_type -> footfall.v1.ListDeadLettersRequest
+	21, // 21: footfall.v1.AdminService.GetDeadLetter:input_type -> footfall.v1.GetDeadLetterRequest
+	23, // 22: footfall.v1.AdminService.ReplayDeadLetters:input_type -> footfall.v1.ReplayDeadLettersRequest
+	26, // 23: footfall.v1.AdminService.FixDeadLetter:input_type -> footfall.v1.FixDeadLetterRequest
+	28, // 24: footfall.v1.AdminService.DropDeadLetters:input_type -> footfall.v1.DropDeadLettersRequest
+	1,  // 25: footfall.v1.AdminService.GetCluster:output_type -> footfall.v1.Cluster
+	4,  // 26: footfall.v1.AdminService.ListShards:output_type -> footfall.v1.ListShardsResponse
+	7,  // 27: footfall.v1.AdminService.ListModels:output_type -> footfall.v1.ListModelsResponse
+	11, // 28: footfall.v1.AdminService.Tick:output_type -> footfall.v1.TickResponse
+	13, // 29: footfall.v1.AdminService.SetClock:output_type -> footfall.v1.SetClockResponse
+	15, // 30: footfall.v1.AdminService.WaitIdle:output_type -> footfall.v1.WaitIdleResponse
+	17, // 31: footfall.v1.AdminService.Verify:output_type -> footfall.v1.VerifyProgress
+	19, // 32: footfall.v1.AdminService.ListDeadLetters:output_type -> footfall.v1.ListDeadLettersResponse
+	22, // 33: footfall.v1.AdminService.GetDeadLetter:output_type -> footfall.v1.GetDeadLetterResponse
+	24, // 34: footfall.v1.AdminService.ReplayDeadLetters:output_type -> footfall.v1.ReplayDeadLettersResponse
+	27, // 35: footfall.v1.AdminService.FixDeadLetter:output_type -> footfall.v1.FixDeadLetterResponse
+	29, // 36: footfall.v1.AdminService.DropDeadLetters:output_type -> footfall.v1.DropDeadLettersResponse
+	25, // [25:37] is the sub-list for method output_type
+	13, // [13:25] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_footfall_v1_admin_proto_init() }
@@ -1538,13 +2224,14 @@ func file_footfall_v1_admin_proto_init() {
 		return
 	}
 	file_footfall_v1_control_proto_init()
+	file_footfall_v1_event_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_footfall_v1_admin_proto_rawDesc), len(file_footfall_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

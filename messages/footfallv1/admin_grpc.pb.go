@@ -19,14 +19,18 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	AdminService_GetCluster_FullMethodName      = "/footfall.v1.AdminService/GetCluster"
-	AdminService_ListShards_FullMethodName      = "/footfall.v1.AdminService/ListShards"
-	AdminService_ListModels_FullMethodName      = "/footfall.v1.AdminService/ListModels"
-	AdminService_Tick_FullMethodName            = "/footfall.v1.AdminService/Tick"
-	AdminService_SetClock_FullMethodName        = "/footfall.v1.AdminService/SetClock"
-	AdminService_WaitIdle_FullMethodName        = "/footfall.v1.AdminService/WaitIdle"
-	AdminService_Verify_FullMethodName          = "/footfall.v1.AdminService/Verify"
-	AdminService_ListDeadLetters_FullMethodName = "/footfall.v1.AdminService/ListDeadLetters"
+	AdminService_GetCluster_FullMethodName        = "/footfall.v1.AdminService/GetCluster"
+	AdminService_ListShards_FullMethodName        = "/footfall.v1.AdminService/ListShards"
+	AdminService_ListModels_FullMethodName        = "/footfall.v1.AdminService/ListModels"
+	AdminService_Tick_FullMethodName              = "/footfall.v1.AdminService/Tick"
+	AdminService_SetClock_FullMethodName          = "/footfall.v1.AdminService/SetClock"
+	AdminService_WaitIdle_FullMethodName          = "/footfall.v1.AdminService/WaitIdle"
+	AdminService_Verify_FullMethodName            = "/footfall.v1.AdminService/Verify"
+	AdminService_ListDeadLetters_FullMethodName   = "/footfall.v1.AdminService/ListDeadLetters"
+	AdminService_GetDeadLetter_FullMethodName     = "/footfall.v1.AdminService/GetDeadLetter"
+	AdminService_ReplayDeadLetters_FullMethodName = "/footfall.v1.AdminService/ReplayDeadLetters"
+	AdminService_FixDeadLetter_FullMethodName     = "/footfall.v1.AdminService/FixDeadLetter"
+	AdminService_DropDeadLetters_FullMethodName   = "/footfall.v1.AdminService/DropDeadLetters"
 )
 
 // AdminServiceClient is the client API for AdminService service.
@@ -43,7 +47,15 @@ type AdminServiceClient interface {
 	WaitIdle(ctx context.Context, in *WaitIdleRequest, opts ...grpc.CallOption) (*WaitIdleResponse, error)
 	// Verify checkpoints each shard, folds its log again and compares byte for byte.
 	Verify(ctx context.Context, in *VerifyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyProgress], error)
+	// ListDeadLetters lists what could not be accepted, the oldest of each log first.
 	ListDeadLetters(ctx context.Context, in *ListDeadLettersRequest, opts ...grpc.CallOption) (*ListDeadLettersResponse, error)
+	GetDeadLetter(ctx context.Context, in *GetDeadLetterRequest, opts ...grpc.CallOption) (*GetDeadLetterResponse, error)
+	// ReplayDeadLetters publishes letters again as they are, by the rules that hold now.
+	ReplayDeadLetters(ctx context.Context, in *ReplayDeadLettersRequest, opts ...grpc.CallOption) (*ReplayDeadLettersResponse, error)
+	// FixDeadLetter publishes corrected events in place of a letter.
+	FixDeadLetter(ctx context.Context, in *FixDeadLetterRequest, opts ...grpc.CallOption) (*FixDeadLetterResponse, error)
+	// DropDeadLetters removes letters for good.
+	DropDeadLetters(ctx context.Context, in *DropDeadLettersRequest, opts ...grpc.CallOption) (*DropDeadLettersResponse, error)
 }
 
 type adminServiceClient struct {
@@ -143,6 +155,46 @@ func (c *adminServiceClient) ListDeadLetters(ctx context.Context, in *ListDeadLe
 	return out, nil
 }
 
+func (c *adminServiceClient) GetDeadLetter(ctx context.Context, in *GetDeadLetterRequest, opts ...grpc.CallOption) (*GetDeadLetterResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetDeadLetterResponse)
+	err := c.cc.Invoke(ctx, AdminService_GetDeadLetter_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) ReplayDeadLetters(ctx context.Context, in *ReplayDeadLettersRequest, opts ...grpc.CallOption) (*ReplayDeadLettersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReplayDeadLettersResponse)
+	err := c.cc.Invoke(ctx, AdminService_ReplayDeadLetters_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) FixDeadLetter(ctx context.Context, in *FixDeadLetterRequest, opts ...grpc.CallOption) (*FixDeadLetterResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FixDeadLetterResponse)
+	err := c.cc.Invoke(ctx, AdminService_FixDeadLetter_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) DropDeadLetters(ctx context.Context, in *DropDeadLettersRequest, opts ...grpc.CallOption) (*DropDeadLettersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DropDeadLettersResponse)
+	err := c.cc.Invoke(ctx, AdminService_DropDeadLetters_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServiceServer is the server API for AdminService service.
 // All implementations must embed UnimplementedAdminServiceServer
 // for forward compatibility.
@@ -157,7 +209,15 @@ type AdminServiceServer interface {
 	WaitIdle(context.Context, *WaitIdleRequest) (*WaitIdleResponse, error)
 	// Verify checkpoints each shard, folds its log again and compares byte for byte.
 	Verify(*VerifyRequest, grpc.ServerStreamingServer[VerifyProgress]) error
+	// ListDeadLetters lists what could not be accepted, the oldest of each log first.
 	ListDeadLetters(context.Context, *ListDeadLettersRequest) (*ListDeadLettersResponse, error)
+	GetDeadLetter(context.Context, *GetDeadLetterRequest) (*GetDeadLetterResponse, error)
+	// ReplayDeadLetters publishes letters again as they are, by the rules that hold now.
+	ReplayDeadLetters(context.Context, *ReplayDeadLettersRequest) (*ReplayDeadLettersResponse, error)
+	// FixDeadLetter publishes corrected events in place of a letter.
+	FixDeadLetter(context.Context, *FixDeadLetterRequest) (*FixDeadLetterResponse, error)
+	// DropDeadLetters removes letters for good.
+	DropDeadLetters(context.Context, *DropDeadLettersRequest) (*DropDeadLettersResponse, error)
 	mustEmbedUnimplementedAdminServiceServer()
 }
 
@@ -191,6 +251,18 @@ func (UnimplementedAdminServiceServer) Verify(*VerifyRequest, grpc.ServerStreami
 }
 func (UnimplementedAdminServiceServer) ListDeadLetters(context.Context, *ListDeadLettersRequest) (*ListDeadLettersResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListDeadLetters not implemented")
+}
+func (UnimplementedAdminServiceServer) GetDeadLetter(context.Context, *GetDeadLetterRequest) (*GetDeadLetterResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetDeadLetter not implemented")
+}
+func (UnimplementedAdminServiceServer) ReplayDeadLetters(context.Context, *ReplayDeadLettersRequest) (*ReplayDeadLettersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReplayDeadLetters not implemented")
+}
+func (UnimplementedAdminServiceServer) FixDeadLetter(context.Context, *FixDeadLetterRequest) (*FixDeadLetterResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method FixDeadLetter not implemented")
+}
+func (UnimplementedAdminServiceServer) DropDeadLetters(context.Context, *DropDeadLettersRequest) (*DropDeadLettersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DropDeadLetters not implemented")
 }
 func (UnimplementedAdminServiceServer) mustEmbedUnimplementedAdminServiceServer() {}
 func (UnimplementedAdminServiceServer) testEmbeddedByValue()                      {}
@@ -350,6 +422,78 @@ func _AdminService_ListDeadLetters_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_GetDeadLetter_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetDeadLetterRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).GetDeadLetter(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_GetDeadLetter_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).GetDeadLetter(ctx, req.(*GetDeadLetterRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_ReplayDeadLetters_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReplayDeadLettersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ReplayDeadLetters(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ReplayDeadLetters_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ReplayDeadLetters(ctx, req.(*ReplayDeadLettersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_FixDeadLetter_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FixDeadLetterRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).FixDeadLetter(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_FixDeadLetter_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).FixDeadLetter(ctx, req.(*FixDeadLetterRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_DropDeadLetters_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DropDeadLettersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).DropDeadLetters(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_DropDeadLetters_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).DropDeadLetters(ctx, req.(*DropDeadLettersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AdminService_ServiceDesc is the grpc.ServiceDesc for AdminService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -384,6 +528,22 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListDeadLetters",
 			Handler:    _AdminService_ListDeadLetters_Handler,
+		},
+		{
+			MethodName: "GetDeadLetter",
+			Handler:    _AdminService_GetDeadLetter_Handler,
+		},
+		{
+			MethodName: "ReplayDeadLetters",
+			Handler:    _AdminService_ReplayDeadLetters_Handler,
+		},
+		{
+			MethodName: "FixDeadLetter",
+			Handler:    _AdminService_FixDeadLetter_Handler,
+		},
+		{
+			MethodName: "DropDeadLetters",
+			Handler:    _AdminService_DropDeadLetters_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
