@@ -27,6 +27,10 @@ func eachEvent(rec *messages.Record, peek func(place int, raw []byte), do func(i
 		do(0, 0, rec.Body)
 		return nil
 	case messages.BatchRecord:
+	case messages.JSONRecord:
+		return eachJSON(rec.Body, peek, do)
+	case messages.UnknownRecord:
+		return errors.New("the message is neither application/x-protobuf of type footfall.v1.Event or footfall.v1.EventBatch nor application/json, or it is packed")
 	default:
 		return fmt.Errorf("record type %d is not known to this version", rec.Type)
 	}
@@ -60,6 +64,19 @@ func eachEvent(rec *messages.Record, peek func(place int, raw []byte), do func(i
 	return nil
 }
 
+// eachJSON is eachEvent for JSON.
+func eachJSON(body []byte, peek func(int, []byte), do func(uint32, int, []byte)) error {
+	parts, err := messages.SplitJSONEvents(body)
+	if err != nil {
+		return err
+	}
+	for i, raw := range parts {
+		peek(0, raw)
+		do(uint32(i), 0, raw)
+	}
+	return nil
+}
+
 // nextField reads one field of an EventBatch: its event, or nil for a field that is not
 // known, and its length; negative where it cannot be read.
 func nextField(b []byte) (event []byte, n int) {
@@ -84,7 +101,11 @@ func nextField(b []byte) (event []byte, n int) {
 // customerOf finds the customer_id of an encoded event; the string is the message's own. As
 // in a decoder, the last one of several counts; the first is a good guess, and found without
 // a look at the whole event.
-func customerOf(raw []byte, guess bool) (id string, ok bool) {
+func customerOf(kind messages.RecordType, raw []byte, guess bool) (id string, ok bool) {
+	if kind == messages.JSONRecord {
+		_, id = messages.PeekJSONEvent(raw)
+		return id, id != ""
+	}
 	for len(raw) > 0 {
 		num, typ, n := protowire.ConsumeTag(raw)
 		if n < 0 {
@@ -120,12 +141,16 @@ type decoder struct {
 // absent marks a time that the message did not set.
 const absent = math.MinInt64
 
-// decode never returns nil for the event, so that a fault can name it.
+// decode never returns nil for the event, so that a fault can name it. kind is that of the
+// record that it stood in.
 //
 // The quick way decodes over what the last event left: its purchase with the lines' memory,
 // its timestamp. What it gives is believed only where the validator accepts it; in every
 // other case the event is decoded afresh, and that counts.
-func (d *decoder) decode(raw []byte, shard int, v *messages.Validator) (*footfallv1.Event, *messages.Fault) {
+func (d *decoder) decode(kind messages.RecordType, raw []byte, shard int, v *messages.Validator) (*footfallv1.Event, *messages.Fault) {
+	if kind == messages.JSONRecord {
+		return d.decodeJSON(raw, shard, v)
+	}
 	if d.reuse() {
 		if err := d.event.UnmarshalVTUnsafe(raw); err == nil && v.ValidateIn(shard, d.event) == nil {
 			return d.event, nil
@@ -136,6 +161,17 @@ func (d *decoder) decode(raw []byte, shard int, v *messages.Validator) (*footfal
 		return d.event, &messages.Fault{Reason: "unreadable event: " + err.Error()}
 	}
 	return d.event, v.ValidateIn(shard, d.event)
+}
+
+func (d *decoder) decodeJSON(raw []byte, shard int, v *messages.Validator) (*footfallv1.Event, *messages.Fault) {
+	ev, fault := messages.DecodeJSONEvent(raw)
+	if fault != nil {
+		ev = &footfallv1.Event{}
+		ev.EventId, ev.CustomerId = messages.PeekJSONEvent(raw)
+		return ev, fault
+	}
+	d.event = ev
+	return ev, v.ValidateIn(shard, ev)
 }
 
 // reuse empties the last event where it was a purchase, keeping its memory.

@@ -22,7 +22,7 @@ func newMemLog() *memLog {
 	return &memLog{shards: map[int][]messages.Record{}, changed: make(chan struct{})}
 }
 
-func (l *memLog) Append(_ context.Context, shard int, records []messages.Record) (uint64, error) {
+func (l *memLog) Append(_ context.Context, shard int, records []messages.Record) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	first := uint64(len(l.shards[shard]))
@@ -34,7 +34,7 @@ func (l *memLog) Append(_ context.Context, shard int, records []messages.Record)
 	}
 	close(l.changed)
 	l.changed = make(chan struct{})
-	return first, nil
+	return nil
 }
 
 func (l *memLog) Open(_ context.Context, shard int, at messages.Mark) (Reader, error) {
@@ -50,6 +50,12 @@ func (l *memLog) Bounds(_ context.Context, shard int) (first, next uint64, err e
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return 0, uint64(len(l.shards[shard])), nil
+}
+
+func (l *memLog) Seen(shard int) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return uint64(len(l.shards[shard]))
 }
 
 type memReader struct {

@@ -22,9 +22,12 @@ type fold struct {
 	// poison are positions at which applying an event panicked: they are dead letters.
 	poison map[messages.Position]string
 
-	// at is the event being folded, raw its bytes.
+	// at is the event being folded, raw its bytes, kind and again what its record says:
+	// again, that the same message was folded before, from an earlier record.
 	at        messages.Position
 	raw       []byte
+	kind      messages.RecordType
+	again     bool
 	place     int
 	next      uint64
 	sum       uint32
@@ -33,6 +36,7 @@ type fold struct {
 	ticked    bool
 	epochRead uint64
 	producers producers
+	origins   origins
 
 	events, duplicates, rejected, tooLate uint64
 
@@ -53,9 +57,9 @@ type customers interface {
 	passed(id string)
 	// dead keeps what could not be folded.
 	dead(d messages.DeadLetter)
-	// tickedDay is told that a day ended, epochRead that an owner began.
+	// tickedDay is told that a day ended, epochRead that an owner began, who has drawn token.
 	tickedDay(day int32)
-	epochRead(epoch uint64)
+	epochRead(epoch, token uint64)
 }
 
 func newFold(shard int, cfg *Config, cal *behavior.Calendar) *fold {
@@ -73,7 +77,7 @@ func newFold(shard int, cfg *Config, cal *behavior.Calendar) *fold {
 // What cannot be read is passed over: record will find it.
 func (f *fold) needs(rec *messages.Record, want func(id string)) {
 	peek := func(_ int, raw []byte) {
-		if id, ok := customerOf(raw, false); ok {
+		if id, ok := customerOf(rec.Type, raw, false); ok {
 			want(id)
 		}
 	}
@@ -89,8 +93,9 @@ func (f *fold) record(rec *messages.Record, to customers) error {
 	if rec.Type == messages.ControlRecord {
 		f.control(rec, to)
 	} else {
+		f.kind, f.again = rec.Type, rec.FromNode && f.origins.seen(rec.Origin)
 		peek := func(place int, raw []byte) {
-			if id, ok := customerOf(raw, true); ok {
+			if id, ok := customerOf(rec.Type, raw, true); ok {
 				to.near(place, id)
 			}
 		}
@@ -99,7 +104,7 @@ func (f *fold) record(rec *messages.Record, to customers) error {
 			f.one(messages.Position{Offset: rec.Offset, Index: index}, raw, to)
 		})
 		if err != nil {
-			f.reject(messages.Position{Offset: rec.Offset}, "", "", &messages.Fault{Reason: err.Error()}, rec.Body, to)
+			f.reject(rec.Type, messages.Position{Offset: rec.Offset}, &footfallv1.Event{}, &messages.Fault{Reason: err.Error()}, rec.Body, to)
 		}
 	}
 	f.next, f.sum = rec.Offset+1, rec.Sum
@@ -110,10 +115,10 @@ func (f *fold) record(rec *messages.Record, to customers) error {
 func (f *fold) one(at messages.Position, raw []byte, to customers) {
 	f.at, f.raw = at, raw
 	if reason, ok := f.poison[at]; ok {
-		f.reject(at, "", "", &messages.Fault{Reason: reason}, raw, to)
+		f.reject(f.eventKind(), at, &footfallv1.Event{}, &messages.Fault{Reason: reason}, raw, to)
 		return
 	}
-	ev, fault := f.decoder.decode(raw, f.shard, &f.validator)
+	ev, fault := f.decoder.decode(f.kind, raw, f.shard, &f.validator)
 	if fault == nil && f.ticked {
 		fault = checkTime(ev.GetTime().GetSeconds()*1000+int64(ev.GetTime().GetNanos())/1e6, f.limit, f.lastTick)
 	}
@@ -123,10 +128,10 @@ func (f *fold) one(at messages.Position, raw []byte, to customers) {
 		}
 	}
 	if fault != nil {
-		f.reject(at, ev.GetEventId(), ev.GetCustomerId(), fault, raw, to)
+		f.reject(f.eventKind(), at, ev, fault, raw, to)
 		return
 	}
-	if ev.GetProducer() != "" && !f.producers.advance(ev.GetProducer(), ev.GetSequence()) {
+	if f.again || ev.GetProducer() != "" && !f.producers.advance(ev.GetProducer(), ev.GetSequence()) {
 		f.duplicates++
 		to.passed(ev.GetCustomerId())
 		return
@@ -161,11 +166,19 @@ func timeLimit(cal *behavior.Calendar, lastTick int32) int64 {
 	return max(cal.EndOfDay(lastTick).UnixMilli()+24*3600*1000+1, cal.EndOfDay(lastTick+1).UnixMilli())
 }
 
-func (f *fold) reject(at messages.Position, eventID, customerID string, fault *messages.Fault, body []byte, to customers) {
+// eventKind is how a single event of the record being folded is encoded.
+func (f *fold) eventKind() messages.RecordType {
+	if f.kind == messages.JSONRecord {
+		return messages.JSONRecord
+	}
+	return messages.EventRecord
+}
+
+func (f *fold) reject(kind messages.RecordType, at messages.Position, ev *footfallv1.Event, fault *messages.Fault, body []byte, to customers) {
 	f.rejected++
 	to.dead(messages.DeadLetter{
 		Position: at, Field: fault.Field, Reason: fault.Reason,
-		EventID: cloneString(eventID), CustomerID: cloneString(customerID), Body: append([]byte(nil), body...),
+		EventID: cloneString(ev.GetEventId()), CustomerID: cloneString(ev.GetCustomerId()), Type: kind, Body: append([]byte(nil), body...),
 	})
 }
 
@@ -183,17 +196,17 @@ func (f *fold) control(rec *messages.Record, to customers) {
 		return nil
 	}()
 	if fault != nil {
-		f.reject(at, "", "", fault, rec.Body, to)
+		f.reject(rec.Type, at, &footfallv1.Event{}, fault, rec.Body, to)
 		return
 	}
 	switch k := c.GetKind().(type) {
 	case *footfallv1.Control_Epoch:
 		f.epochRead = max(f.epochRead, k.Epoch.GetEpoch())
-		to.epochRead(k.Epoch.GetEpoch())
+		to.epochRead(k.Epoch.GetEpoch(), k.Epoch.GetToken())
 	case *footfallv1.Control_Tick:
 		day, err := behavior.ParseDate(k.Tick.GetDate())
 		if err != nil {
-			f.reject(at, "", "", &messages.Fault{Field: "tick.date", Reason: err.Error()}, rec.Body, to)
+			f.reject(rec.Type, at, &footfallv1.Event{}, &messages.Fault{Field: "tick.date", Reason: err.Error()}, rec.Body, to)
 			return
 		}
 		if f.ticked && day <= f.lastTick {
@@ -228,7 +241,7 @@ func (f *fold) meta(m *footfallv1.CheckpointMeta) {
 	if f.ticked {
 		m.LastTick = behavior.FormatDate(f.lastTick)
 	}
-	m.Producers = f.producers.marks()
+	m.Producers, m.Origins = f.producers.marks(), f.origins.bytes()
 	m.Events, m.Duplicates, m.Rejected, m.TooLate = f.events, f.duplicates, f.rejected, f.tooLate
 }
 
@@ -244,6 +257,9 @@ func (f *fold) restore(m *footfallv1.CheckpointMeta) error {
 		f.tick(day)
 	}
 	f.producers = restoreProducers(m.GetProducers())
+	if err := f.origins.restore(m.GetOrigins()); err != nil {
+		return &messages.CorruptError{What: fmt.Sprintf("checkpoint of shard %d", f.shard), Reason: err.Error()}
+	}
 	f.events, f.duplicates, f.rejected, f.tooLate = m.GetEvents(), m.GetDuplicates(), m.GetRejected(), m.GetTooLate()
 	return nil
 }

@@ -27,12 +27,14 @@ func (h *Host) History(ctx context.Context, customerID string, limit int, each f
 	s := h.shardOf(customerID)
 	var kept []HistoryEntry
 	re := refold{cfg: &h.cfg, shard: s.id, log: h.log, store: h.store, only: customerID, poison: map[messages.Position]string{}}
-	re.applied = func(at messages.Position, out behavior.Outcome, reason string, body []byte) {
+	re.applied = func(at messages.Position, out behavior.Outcome, reason string, kind messages.RecordType, body []byte) {
 		e := HistoryEntry{Position: at, Outcome: "rejected", Reason: reason, Event: &footfallv1.Event{}}
 		if reason == "" {
 			e.Outcome = out.String()
 		}
-		if err := e.Event.UnmarshalVT(body); err != nil {
+		if kind == messages.JSONRecord {
+			e.Event, _ = messages.DecodeJSONEvent(body)
+		} else if err := e.Event.UnmarshalVT(body); err != nil {
 			e.Event = nil
 		}
 		if rec := re.customers[customerID]; rec != nil {

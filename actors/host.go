@@ -324,8 +324,7 @@ func (h *Host) Append(ctx context.Context, shard int, events []*footfallv1.Event
 		records = append(records, r)
 		events = events[n:]
 	}
-	_, err := h.log.Append(ctx, shard, records)
-	return err
+	return h.log.Append(ctx, shard, records)
 }
 
 // ErrClock says that the cluster's clock is not driven.
@@ -360,8 +359,7 @@ func (h *Host) SetClock(ctx context.Context, mode footfallv1.ClockMode) error {
 	}
 	_, err := h.each(func(s *shard) (bool, error) {
 		c := &footfallv1.Control{Node: s.cfg.Node, Kind: &footfallv1.Control_Clock{Clock: &footfallv1.ClockChange{Mode: mode}}}
-		_, err := s.appendControl(ctx, c)
-		return true, err
+		return true, s.appendControl(ctx, c)
 	})
 	if err != nil {
 		return err
@@ -448,7 +446,7 @@ func (h *Host) Status() []Status {
 		if st.ticked {
 			st.LastTick = behavior.FormatDate(st.lastTick)
 		}
-		if _, next, err := h.log.Bounds(context.Background(), i); err == nil && next > st.Next {
+		if next := h.log.Seen(i); next > st.Next {
 			st.Lag = next - st.Next
 		}
 		out[i] = st

@@ -153,16 +153,18 @@ func TestAnswersAndWaits(t *testing.T) {
 		require.NoError(t, b.host.Append(t.Context(), other, []*footfallv1.Event{purchase("900", "b-4", day1, "1.00")}))
 		tick, err := (&footfallv1.Control{Kind: &footfallv1.Control_Tick{Tick: &footfallv1.Tick{Date: "2030-01-01"}}}).MarshalVT()
 		require.NoError(t, err)
-		_, err = b.log.Append(t.Context(), 0, []messages.Record{
+		require.NoError(t, b.log.Append(t.Context(), 0, []messages.Record{
 			{Type: messages.ControlRecord, Body: tick},
 			{Type: messages.BatchRecord, Body: []byte("nonsense")},
 			{Type: messages.EventRecord, Body: []byte{0xff}},
 			{Type: 77, Body: tick},
-		})
-		require.NoError(t, err)
+			{Type: messages.UnknownRecord, Body: []byte("who knows")},
+			{Type: messages.JSONRecord, Body: []byte(`[{"event_id":"j-1"`)},
+			{Type: messages.JSONRecord, Body: []byte(`[{"event_id":"j-1"}]`)},
+		}))
 		require.NoError(t, b.host.WaitIdle(t.Context(), false))
 		require.NoError(t, b.host.Checkpoint(t.Context()))
-		require.Len(t, b.store.dead, 6, "with the future event")
+		require.Len(t, b.store.dead, 9, "with the future event")
 		b.verify()
 	})
 }

@@ -220,17 +220,18 @@ func (s *shard) tickedDay(day int32) {
 	}
 }
 
-// epochRead is called as the record of an owner is folded. Its own makes the shard active:
-// it has caught up. One behind that with a higher epoch is a newer owner's. Those before are
-// of former owners, whatever their epochs: a store that was lost counts from one again.
-func (s *shard) epochRead(epoch uint64) {
-	switch at := s.fold.next; {
-	case at == s.begin && s.state == Recovering:
+// epochRead is called as the record of an owner is folded. Its own, known by the token,
+// makes the shard active: it has caught up. One behind that with a higher epoch is a newer
+// owner's. Those before are of former owners, whatever their epochs: a store that was lost
+// counts from one again.
+func (s *shard) epochRead(epoch, token uint64) {
+	switch {
+	case s.state == Recovering && epoch == s.epoch && token == s.token:
 		s.state = Active
 		if s.cfg.Metrics != nil {
 			s.cfg.Metrics.handoff.Observe(s.cfg.Now().Sub(s.began).Seconds())
 		}
-	case at > s.begin && epoch > s.epoch:
+	case s.state != Recovering && epoch > s.epoch:
 		s.fail(&messages.StaleEpochError{Shard: s.id, Epoch: s.epoch, Stored: epoch})
 	}
 }

@@ -3,6 +3,8 @@ package actors
 import (
 	"context"
 	"errors"
+	"math"
+	"math/rand/v2"
 	"time"
 
 	"footfall/messages"
@@ -35,8 +37,10 @@ func (s *shard) acquire(ctx context.Context, m *opened) (err error) {
 	if m.reader, err = s.log.Open(ctx, s.id, messages.Mark{Next: m.meta.GetNextOffset(), Sum: m.meta.GetSum()}); err != nil {
 		return err
 	}
-	begin := &footfallv1.Control{Node: s.cfg.Node, Kind: &footfallv1.Control_Epoch{Epoch: &footfallv1.EpochBegin{Epoch: m.epoch}}}
-	if m.begin, err = s.appendControl(ctx, begin); err != nil {
+	// Two lives may have the same epoch where a store was lost, so an owner draws a token.
+	m.token = 1 + rand.Uint64N(math.MaxUint64)
+	begin := &footfallv1.Control{Node: s.cfg.Node, Kind: &footfallv1.Control_Epoch{Epoch: &footfallv1.EpochBegin{Epoch: m.epoch, Token: m.token}}}
+	if err = s.appendControl(ctx, begin); err != nil {
 		err = errors.Join(err, m.reader.Close())
 		m.reader = nil
 	}
@@ -44,10 +48,10 @@ func (s *shard) acquire(ctx context.Context, m *opened) (err error) {
 }
 
 // appendControl writes a control record to the shard's log. Any goroutine may call it.
-func (s *shard) appendControl(ctx context.Context, c *footfallv1.Control) (offset uint64, err error) {
+func (s *shard) appendControl(ctx context.Context, c *footfallv1.Control) error {
 	body, err := c.MarshalVT()
 	if err != nil {
-		return 0, err
+		return err
 	}
 	return s.log.Append(ctx, s.id, []messages.Record{{
 		Type: messages.ControlRecord, FromNode: true, Time: s.cfg.Now().UnixMilli(), Body: body,
@@ -65,7 +69,7 @@ func (s *shard) opened(m *opened) {
 		s.fail(m.err)
 		return
 	}
-	s.epoch, s.begin = m.epoch, m.begin
+	s.epoch, s.token = m.epoch, m.token
 	s.tickAppended.Store(0) // a tick that failed to be appended is due again
 	s.fold = newFold(s.id, s.cfg, s.cal)
 	s.fold.poison = s.poison

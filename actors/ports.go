@@ -10,15 +10,21 @@ import (
 // Log is the ordered, durable log of every shard. All methods may be called from any
 // goroutine.
 type Log interface {
-	// Append adds records to a shard's log, in order, and returns the offset of the first
-	// once all of them are durable. Only Type, FromNode, Time and Body of each are read; the
-	// log may keep the bodies, so they must not be changed any more.
-	Append(ctx context.Context, shard int, records []messages.Record) (first uint64, err error)
+	// Append adds records to a shard's log, in order, and returns once all of them are
+	// durable. Others may append between them. After an error some may be in the log
+	// nevertheless. Only Type, FromNode, Time and Body of each are read, and Origin where the
+	// log is one that others write to; the log may keep the bodies, so they must not be
+	// changed any more.
+	Append(ctx context.Context, shard int, records []messages.Record) error
 	// Open attaches a reader at a mark. Where at.Next is above 0, message at.Next-1 must be
 	// in the log with at.Sum, else *messages.LogGapError or *messages.LogRegressedError.
 	Open(ctx context.Context, shard int, at messages.Mark) (Reader, error)
-	// Bounds returns the oldest offset that the log holds and the one to be written next.
+	// Bounds returns the oldest offset that the log holds and the one to be written next. It
+	// may have to ask the log's servers.
 	Bounds(ctx context.Context, shard int) (first, next uint64, err error)
+	// Seen returns the offset to be written next as far as is known here without asking
+	// anyone: never above the truth, and below it for some seconds at most.
+	Seen(shard int) (next uint64)
 }
 
 // Reader reads one shard's log in order. It belongs to one goroutine. It is an alias, so

@@ -34,7 +34,7 @@ type refold struct {
 
 	// only, where set, is the one customer that is folded, and applied is told of its events.
 	only    string
-	applied func(at messages.Position, out behavior.Outcome, reason string, body []byte)
+	applied func(at messages.Position, out behavior.Outcome, reason string, kind messages.RecordType, body []byte)
 	// onTick, where set, is told of each tick.
 	onTick func(day int32) error
 	failed error
@@ -148,21 +148,21 @@ func (r *refold) apply(id string, ev *behavior.Event, at messages.Position, _ in
 	var out behavior.Outcome
 	*rec, out = behavior.Apply(*rec, ev, r.cal)
 	if r.applied != nil {
-		r.applied(at, out, "", r.fold.raw)
+		r.applied(at, out, "", r.fold.kind, r.fold.raw)
 	}
 	return out
 }
 
 func (r *refold) passed(id string) {
 	if r.applied != nil && id == r.only {
-		r.applied(r.fold.at, behavior.Duplicate, "", r.fold.raw)
+		r.applied(r.fold.at, behavior.Duplicate, "", r.fold.kind, r.fold.raw)
 	}
 }
 
 func (r *refold) dead(d messages.DeadLetter) {
 	if r.applied != nil && d.CustomerID == r.only {
 		fault := messages.Fault{Field: d.Field, Reason: d.Reason}
-		r.applied(d.Position, 0, fault.Error(), d.Body)
+		r.applied(d.Position, 0, fault.Error(), d.Type, d.Body)
 	}
 }
 
@@ -172,7 +172,7 @@ func (r *refold) tickedDay(day int32) {
 	}
 }
 
-func (r *refold) epochRead(uint64) {}
+func (r *refold) epochRead(uint64, uint64) {}
 
 // Refold folds a shard's log again, from its base or its beginning to its end, and calls
 // onTick at each tick with the customers as they are then, in no order; a record is good

@@ -62,7 +62,7 @@ type shard struct {
 	life      uint64    // counts openings: an answer from a former life is dropped
 	cancel    context.CancelFunc
 	epoch     uint64
-	begin     uint64 // the offset of this life's own epoch record
+	token     uint64 // in this life's own epoch record
 	poison    map[messages.Position]string
 	fold      *fold
 	residents *residents
@@ -101,7 +101,7 @@ type (
 	opened struct {
 		life   uint64
 		epoch  uint64
-		begin  uint64
+		token  uint64
 		meta   *footfallv1.CheckpointMeta
 		reader Reader
 		err    error

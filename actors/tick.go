@@ -27,7 +27,7 @@ func (s *shard) tickByWall(now time.Time) {
 }
 
 func (s *shard) appendTick(ctx context.Context, day int32) error {
-	_, err := s.appendControl(ctx, &footfallv1.Control{
+	err := s.appendControl(ctx, &footfallv1.Control{
 		Node: s.cfg.Node,
 		Kind: &footfallv1.Control_Tick{Tick: &footfallv1.Tick{Date: behavior.FormatDate(day)}},
 	})

@@ -71,6 +71,7 @@ func (v *Verified) compareMeta(re *refold, meta *footfallv1.CheckpointMeta) {
 	}{
 		{"checksum of the last message", meta.GetSum(), want.GetSum()},
 		{"last tick", meta.GetLastTick(), want.GetLastTick()},
+		{"origins", string(meta.GetOrigins()), string(want.GetOrigins())},
 		{"clock", meta.GetClock(), want.GetClock()},
 		{"events", meta.GetEvents(), want.GetEvents()},
 		{"duplicates", meta.GetDuplicates(), want.GetDuplicates()},

@@ -15,7 +15,9 @@ type DeadLetter struct {
 	Reason     string
 	EventID    string
 	CustomerID string
-	// Body is the message as it stood in the log.
+	// Type says how Body is to be read: EventRecord and JSONRecord are one event, as it stood
+	// in the log; anything else is a whole message that could not be taken apart.
+	Type RecordType
 	Body []byte
 }
 

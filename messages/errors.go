@@ -73,6 +73,17 @@ func (f *Fault) Error() string {
 	return f.Field + ": " + f.Reason
 }
 
+// BlockedError says that a log takes nothing for now, since its server asks all publishers to
+// wait. Nothing was written; the same call will be taken once that is over.
+type BlockedError struct {
+	// What is the room that refuses: "log".
+	What string
+	// Reason is what the server says.
+	Reason string
+}
+
+func (e *BlockedError) Error() string { return fmt.Sprintf("blocked: %s: %s", e.What, e.Reason) }
+
 // UnavailableError says that a log or a store takes no writes, or cannot read: a full or
 // failing disk, damaged files, or closed. Nothing that was accepted before is lost.
 type UnavailableError struct {

@@ -7,12 +7,16 @@ type RecordType uint8
 
 // The record types. Numbers are stored: never reuse one.
 const (
+	// UnknownRecord is a message of which nobody can tell how it is to be read.
+	UnknownRecord RecordType = 0
 	// EventRecord holds one footfall.v1.Event.
 	EventRecord RecordType = 1
 	// BatchRecord holds one footfall.v1.EventBatch.
 	BatchRecord RecordType = 2
 	// ControlRecord holds one footfall.v1.Control.
 	ControlRecord RecordType = 3
+	// JSONRecord holds events as SplitJSONEvents reads them.
+	JSONRecord RecordType = 4
 )
 
 // Record is one message of a shard's log.
@@ -22,6 +26,9 @@ type Record struct {
 	Type   RecordType
 	// FromNode is set by the log where it vouches that a node of the cluster wrote the record.
 	FromNode bool
+	// Origin names the message that a node has republished as this record, so that it counts
+	// once however often it was republished; all zero for any other record.
+	Origin Origin
 	// Time is the writer's clock at append, Unix milliseconds. It serves retention only:
 	// nothing of it enters the fold.
 	Time int64
@@ -29,6 +36,9 @@ type Record struct {
 	Sum  uint32
 	Body []byte
 }
+
+// Origin is a digest of a message that a node took from elsewhere and republished.
+type Origin [16]byte
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 

@@ -512,7 +512,7 @@ func TestDeadLettersAreListed(t *testing.T) {
 		}
 		body, err := view(other, fmt.Sprint("e", shard), monday).MarshalVT()
 		require.NoError(t, err)
-		_, err = n.storage.Log.Append(t.Context(), shard, []messages.Record{
+		err = n.storage.Log.Append(t.Context(), shard, []messages.Record{
 			{Type: messages.EventRecord, Body: body}, {Type: messages.EventRecord, Body: []byte("\xff")},
 		})
 		require.NoError(t, err)

@@ -48,7 +48,9 @@ type CheckpointMeta struct {
 	// The highest epoch that was read in the log.
 	EpochRead uint64 `protobuf:"varint,13,opt,name=epoch_read,json=epochRead,proto3" json:"epoch_read,omitempty"`
 	// Purchases that came too late for their day's tile.
-	TooLate       uint64 `protobuf:"varint,14,opt,name=too_late,json=tooLate,proto3" json:"too_late,omitempty"`
+	TooLate uint64 `protobuf:"varint,14,opt,name=too_late,json=tooLate,proto3" json:"too_late,omitempty"`
+	// The origins of the last messages that nodes republished, 16 bytes each, oldest first.
+	Origins       []byte `protobuf:"bytes,15,opt,name=origins,proto3" json:"origins,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -181,6 +183,13 @@ func (x *CheckpointMeta) GetTooLate() uint64 {
 	return 0
 }
 
+func (x *CheckpointMeta) GetOrigins() []byte {
+	if x != nil {
+		return x.Origins
+	}
+	return nil
+}
+
 type ProducerMark struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Producer      string                 `protobuf:"bytes,1,opt,name=producer,proto3" json:"producer,omitempty"`
@@ -289,7 +298,7 @@ var File_footfall_v1_checkpoint_proto protoreflect.FileDescriptor
 
 const file_footfall_v1_checkpoint_proto_rawDesc = "" +
 	"\n" +
-	"\x1cfootfall/v1/checkpoint.proto\x12\vfootfall.v1\x1a\x19footfall/v1/control.proto\"\xda\x03\n" +
+	"\x1cfootfall/v1/checkpoint.proto\x12\vfootfall.v1\x1a\x19footfall/v1/control.proto\"\xf4\x03\n" +
 	"\x0eCheckpointMeta\x12\x1f\n" +
 	"\vnext_offset\x18\x01 \x01(\x04R\n" +
 	"nextOffset\x12\x10\n" +
@@ -309,7 +318,8 @@ const file_footfall_v1_checkpoint_proto_rawDesc = "" +
 	"\bsweeping\x18\f \x01(\bR\bsweeping\x12\x1d\n" +
 	"\n" +
 	"epoch_read\x18\r \x01(\x04R\tepochRead\x12\x19\n" +
-	"\btoo_late\x18\x0e \x01(\x04R\atooLate\"F\n" +
+	"\btoo_late\x18\x0e \x01(\x04R\atooLate\x12\x18\n" +
+	"\aorigins\x18\x0f \x01(\fR\aorigins\"F\n" +
 	"\fProducerMark\x12\x1a\n" +
 	"\bproducer\x18\x01 \x01(\tR\bproducer\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\":\n" +

@@ -182,8 +182,10 @@ func (*Control_Clock) isControl_Kind() {}
 
 // EpochBegin is the first record of a new owner; it is active once it reads it back.
 type EpochBegin struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Epoch uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Drawn at random by the owner: by it it knows its own record.
+	Token         uint64 `protobuf:"fixed64,2,opt,name=token,proto3" json:"token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -221,6 +223,13 @@ func (*EpochBegin) Descriptor() ([]byte, []int) {
 func (x *EpochBegin) GetEpoch() uint64 {
 	if x != nil {
 		return x.Epoch
+	}
+	return 0
+}
+
+func (x *EpochBegin) GetToken() uint64 {
+	if x != nil {
+		return x.Token
 	}
 	return 0
 }
@@ -326,10 +335,11 @@ const file_footfall_v1_control_proto_rawDesc = "" +
 	"\x05epoch\x18\x02 \x01(\v2\x17.footfall.v1.EpochBeginH\x00R\x05epoch\x12'\n" +
 	"\x04tick\x18\x03 \x01(\v2\x11.footfall.v1.TickH\x00R\x04tick\x120\n" +
 	"\x05clock\x18\x04 \x01(\v2\x18.footfall.v1.ClockChangeH\x00R\x05clockB\x06\n" +
-	"\x04kind\"\"\n" +
+	"\x04kind\"8\n" +
 	"\n" +
 	"EpochBegin\x12\x14\n" +
-	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"\x1a\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x14\n" +
+	"\x05token\x18\x02 \x01(\x06R\x05token\"\x1a\n" +
 	"\x04Tick\x12\x12\n" +
 	"\x04date\x18\x01 \x01(\tR\x04date\"9\n" +
 	"\vClockChange\x12*\n" +

@@ -83,7 +83,7 @@ func publish(ctx context.Context, log actors.Log, msgs iter.Seq[shardMessage]) e
 				if failed.Load() != nil {
 					continue
 				}
-				_, err := log.Append(ctx, m.shard, []messages.Record{{
+				err := log.Append(ctx, m.shard, []messages.Record{{
 					Type: messages.BatchRecord, FromNode: true, Time: time.Now().UnixMilli(), Body: m.body,
 				}})
 				if err != nil {

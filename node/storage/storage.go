@@ -127,8 +127,7 @@ func (s *Storage) Close() error {
 // Err returns why events or checkpoints are refused now; nil while they are taken.
 func (s *Storage) Err(ctx context.Context) error {
 	// An append of nothing is refused like any other where the disk is nearly full.
-	_, err := s.Log.Append(ctx, 0, nil)
-	return errors.Join(err, s.Store.Err())
+	return errors.Join(s.Log.Append(ctx, 0, nil), s.Store.Err())
 }
 
 // Store is a checkpoint store whose base snapshots the shards can fold from. What reads one

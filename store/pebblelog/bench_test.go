@@ -107,7 +107,7 @@ func BenchmarkAppend(b *testing.B) {
 	began := cpu()
 	b.ResetTimer()
 	concurrently(b, func(shard, i int) error {
-		_, err := l.Append(b.Context(), shard, []messages.Record{{Type: messages.BatchRecord, Body: bodies[i%len(bodies)]}})
+		err := l.Append(b.Context(), shard, []messages.Record{{Type: messages.BatchRecord, Body: bodies[i%len(bodies)]}})
 		return err
 	})
 	b.StopTimer()
@@ -228,7 +228,7 @@ func BenchmarkRead(b *testing.B) {
 				for i := range recs {
 					recs[i] = messages.Record{Type: messages.BatchRecord, Body: bodies[(i+s)%len(bodies)]}
 				}
-				_, err := l.Append(b.Context(), s, recs)
+				err := l.Append(b.Context(), s, recs)
 				require.NoError(b, err)
 			}
 			if where == "disk" {

@@ -30,7 +30,7 @@ func appendUntilKilled(dir string) {
 		panic(err)
 	}
 	for n := int(next); ; n++ {
-		if _, err := l.Append(ctx, 1, []messages.Record{logtest.Record(n)}); err != nil {
+		if err := l.Append(ctx, 1, []messages.Record{logtest.Record(n)}); err != nil {
 			panic(err)
 		}
 		if _, err := os.Stdout.WriteString(strconv.Itoa(n) + "\n"); err != nil {

@@ -162,33 +162,28 @@ func (l *Log) Err() error { return l.db.Err() }
 // idempotent.
 func (l *Log) Close() error { return l.db.Close() }
 
-// Append adds records to a shard's log and returns the offset of the first once all are
-// durable. Where ctx ends before they are written, none is. The log keeps the bodies for
+// Append adds records to a shard's log and returns once all are durable. Where ctx ends before they are written, none is. The log keeps the bodies for
 // readers that keep up: they must not be changed any more.
-func (l *Log) Append(ctx context.Context, shard int, records []messages.Record) (uint64, error) {
+func (l *Log) Append(ctx context.Context, shard int, records []messages.Record) error {
 	if err := ctx.Err(); err != nil {
-		return 0, err
+		return err
 	}
 	for i := range records {
 		if n := len(records[i].Body); n > MaxBody {
-			return 0, fmt.Errorf("log shard %d: record %d of the append has %d bytes, more than %d", shard, i, n, MaxBody)
+			return fmt.Errorf("log shard %d: record %d of the append has %d bytes, more than %d", shard, i, n, MaxBody)
 		}
 	}
 	leave, err := l.db.Enter()
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer leave()
 	s, err := l.shard(shard)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	if len(records) == 0 {
-		if err := l.db.Admit(0); err != nil {
-			return 0, err
-		}
-		_, durable, _ := s.bounds()
-		return durable, nil
+		return l.db.Admit(0)
 	}
 
 	e := encoders.Get().(*encoder)
@@ -200,7 +195,7 @@ func (l *Log) Append(ctx context.Context, shard int, records []messages.Record) 
 		raw += len(records[i].Body)
 	}
 	if err := l.db.Admit(len(e.buf)); err != nil {
-		return 0, err
+		return err
 	}
 	b := l.db.Pebble.NewBatchWithSize(len(e.buf) + len(e.ends)*(keyLen+16) + 64)
 
@@ -225,18 +220,18 @@ func (l *Log) Append(ctx context.Context, shard int, records []messages.Record) 
 	}
 	s.mu.Unlock()
 	if err != nil {
-		return 0, err
+		return err
 	}
 
 	if err := l.db.Wait(b); err != nil {
-		return 0, err
+		return err
 	}
 	s.publish(first + uint64(len(records)))
 	l.appends.Add(1)
 	l.records.Add(uint64(len(records)))
 	l.rawBytes.Add(uint64(raw))
 	l.storedBytes.Add(uint64(len(e.buf)))
-	return first, nil
+	return nil
 }
 
 // Bounds returns the oldest offset that the shard's log holds and the one to be written
@@ -256,6 +251,15 @@ func (l *Log) Bounds(ctx context.Context, shard int) (first, next uint64, err er
 	}
 	first, next, _ = s.bounds()
 	return first, next, nil
+}
+
+// Seen returns the offset of a shard to be written next; 0 where it cannot be read.
+func (l *Log) Seen(shard int) uint64 {
+	_, next, err := l.Bounds(context.Background(), shard)
+	if err != nil {
+		return 0
+	}
+	return next
 }
 
 // shard returns the state of a shard, read from the database on first use. The caller is
@@ -309,7 +313,7 @@ func (s *shard) hold(first uint64, records []messages.Record, sums []uint32) {
 	s.ends.Lock()
 	defer s.ends.Unlock()
 	for i, r := range records {
-		r.Offset, r.Sum = first+uint64(i), sums[i]
+		r.Offset, r.Sum, r.Origin = first+uint64(i), sums[i], messages.Origin{} // as on disk
 		s.tail.add(r)
 	}
 }

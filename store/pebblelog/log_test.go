@@ -84,7 +84,7 @@ func TestEveryByteIsProven(t *testing.T) {
 	record := messages.Record{Type: messages.EventRecord, FromNode: true, Time: 5, Body: []byte("an event")}
 	for at := range headerLen + len(record.Body) {
 		l := open(t, "log", mem(vfs.NewMem()))
-		_, err := l.Append(t.Context(), 1, []messages.Record{record})
+		err := l.Append(t.Context(), 1, []messages.Record{record})
 		require.NoError(t, err)
 		corrupt(t, l, 1, 0, at)
 		r, err := l.Open(t.Context(), 1, messages.Mark{})
@@ -93,7 +93,7 @@ func TestEveryByteIsProven(t *testing.T) {
 		var damaged *messages.CorruptError
 		require.ErrorAs(t, r.Next(t.Context(), &batch), &damaged, "byte %d", at)
 		// A disk that changes bytes is not trusted with more.
-		_, err = l.Append(t.Context(), 1, []messages.Record{record})
+		err = l.Append(t.Context(), 1, []messages.Record{record})
 		var unavailable *messages.UnavailableError
 		require.ErrorAs(t, err, &unavailable)
 		require.ErrorAs(t, err, &damaged)
@@ -103,7 +103,7 @@ func TestEveryByteIsProven(t *testing.T) {
 func TestLostRecordIsAnError(t *testing.T) {
 	l := open(t, "log", mem(vfs.NewMem()))
 	for n := range 5 {
-		_, err := l.Append(t.Context(), 1, []messages.Record{logtest.Record(n)})
+		err := l.Append(t.Context(), 1, []messages.Record{logtest.Record(n)})
 		require.NoError(t, err)
 	}
 	require.NoError(t, l.db.Pebble.Delete(recordKey(1, 2), pebble.Sync))
@@ -122,7 +122,7 @@ func TestTail(t *testing.T) {
 	body := func(i int) []byte { return bytes.Repeat([]byte{byte(i), byte(i >> 8)}, 1000+i%5000) }
 	const n = 700 // several times what a tail holds
 	for i := range n {
-		_, err := l.Append(t.Context(), 1, []messages.Record{{Type: messages.BatchRecord, Body: body(i)}})
+		err := l.Append(t.Context(), 1, []messages.Record{{Type: messages.BatchRecord, Body: body(i)}})
 		require.NoError(t, err)
 	}
 	held := l.shards[1].tail
@@ -150,12 +150,12 @@ func TestTail(t *testing.T) {
 
 func TestTooLargeBody(t *testing.T) {
 	l := open(t, "log", mem(vfs.NewMem()))
-	_, err := l.Append(t.Context(), 1, []messages.Record{{Body: []byte("small")}, {Body: make([]byte, MaxBody+1)}})
+	err := l.Append(t.Context(), 1, []messages.Record{{Body: []byte("small")}, {Body: make([]byte, MaxBody+1)}})
 	require.ErrorContains(t, err, "record 1 of the append has 16777217 bytes")
 	_, next, err := l.Bounds(t.Context(), 1)
 	require.NoError(t, err)
 	require.Zero(t, next)
-	_, err = l.Append(t.Context(), 1, []messages.Record{{Body: make([]byte, MaxBody)}})
+	err = l.Append(t.Context(), 1, []messages.Record{{Body: make([]byte, MaxBody)}})
 	require.NoError(t, err)
 }
 
@@ -210,7 +210,7 @@ func TestClosed(t *testing.T) {
 	require.NoError(t, l.Close())
 	require.ErrorIs(t, <-got, os.ErrClosed)
 	require.NoError(t, l.Close())
-	_, err = l.Append(t.Context(), 1, []messages.Record{logtest.Record(1)})
+	err = l.Append(t.Context(), 1, []messages.Record{logtest.Record(1)})
 	require.ErrorIs(t, err, os.ErrClosed)
 	_, _, err = l.Bounds(t.Context(), 1)
 	require.ErrorIs(t, err, os.ErrClosed)
@@ -221,7 +221,7 @@ func TestClosed(t *testing.T) {
 func TestStats(t *testing.T) {
 	l := open(t, "log", mem(vfs.NewMem()))
 	body := make([]byte, 10_000)
-	_, err := l.Append(t.Context(), 1, []messages.Record{{Body: body}, {Body: body}})
+	err := l.Append(t.Context(), 1, []messages.Record{{Body: body}, {Body: body}})
 	require.NoError(t, err)
 	r, err := l.Open(t.Context(), 1, messages.Mark{})
 	require.NoError(t, err)
@@ -247,7 +247,7 @@ func TestRetain(t *testing.T) {
 			for i := range noise {
 				noise[i] = byte(n*i) ^ byte(i>>3*n)
 			}
-			_, err := l.Append(t.Context(), 1, []messages.Record{{Time: hour(n), Body: noise}})
+			err := l.Append(t.Context(), 1, []messages.Record{{Time: hour(n), Body: noise}})
 			require.NoError(t, err)
 			if n%10 == 9 {
 				require.NoError(t, l.db.Pebble.Flush())
@@ -293,7 +293,7 @@ func TestRetain(t *testing.T) {
 	})
 	t.Run("other shards are left alone", func(t *testing.T) {
 		l := fill(t)
-		_, err := l.Append(t.Context(), 2, []messages.Record{{Time: 1, Body: []byte("old")}})
+		err := l.Append(t.Context(), 2, []messages.Record{{Time: 1, Body: []byte("old")}})
 		require.NoError(t, err)
 		_, err = l.Retain(t.Context(), 1, TrimPolicy{MaxAge: time.Hour}, now, 100)
 		require.NoError(t, err)
@@ -311,7 +311,7 @@ func TestTrimFreesTheDisk(t *testing.T) {
 		noise[i] = byte(i * i >> 3)
 	}
 	for n := range uint64(400) {
-		_, err := l.Append(t.Context(), 1, []messages.Record{{Body: noise}, {Body: noise}})
+		err := l.Append(t.Context(), 1, []messages.Record{{Body: noise}, {Body: noise}})
 		require.NoError(t, err)
 		require.NoError(t, l.Trim(t.Context(), 1, 2*n))
 	}
