@@ -35,7 +35,9 @@ type Checkpoint struct {
 	Epoch     uint64
 	Meta      *footfallv1.CheckpointMeta
 	Customers []CustomerRecord
-	// Dead letters are keyed by position: writing one again changes nothing.
+	// Dead letters are keyed by position and come in its order, also from one checkpoint to the
+	// next: whatever is not after the last one that a checkpoint has written was written by an
+	// earlier one. Writing it again changes nothing, also where it was dropped or removed since.
 	Dead   []DeadLetter
 	Outbox []OutboxRow
 }

@@ -1,7 +1,6 @@
 package messages
 
 import (
-	"bytes"
 	"fmt"
 
 	"footfall/messages/footfallv1"
@@ -30,37 +29,46 @@ func DeadLetterID(shard int, at Position) string {
 // shard's stream, and the same where the log is another.
 func ShardSource(shard int) string { return fmt.Sprintf("footfall.events.%d", shard) }
 
-// Content types of messages.
+// Content types of messages, and what protobuf messages are called beside.
 const (
 	ContentProtobuf = "application/x-protobuf"
 	ContentJSON     = "application/json"
+
+	TypeEvent   = "footfall.v1.Event"
+	TypeBatch   = "footfall.v1.EventBatch"
+	TypeControl = "footfall.v1.Control"
 )
 
-// ContentTypeOf tells from a body alone what it is: JSON, the protobuf of an event or of a
-// batch, or neither: empty.
-func ContentTypeOf(body []byte) string {
-	var ev footfallv1.Event
-	switch err := ev.UnmarshalVT(body); {
-	// No text is the protobuf of an event by accident, without a field that events do not have.
-	case err == nil && len(body) > 0 && len(ev.ProtoReflect().GetUnknown()) == 0:
-		return ContentProtobuf
-	case LooksLikeJSON(body):
-		return ContentJSON
-	case err == nil && len(body) > 0:
-		return ContentProtobuf
+// Content is how other places than a log name the type of a record: a content type, and of
+// protobuf the name of the message. Both are empty where it is not known.
+func (t RecordType) Content() (contentType, name string) {
+	switch t {
+	case EventRecord:
+		return ContentProtobuf, TypeEvent
+	case BatchRecord:
+		return ContentProtobuf, TypeBatch
+	case ControlRecord:
+		return ContentProtobuf, TypeControl
+	case JSONRecord:
+		return ContentJSON, ""
 	default:
-		return ""
+		return "", ""
 	}
 }
 
-// LooksLikeJSON reports whether a body begins as the JSON of one or more events does.
-func LooksLikeJSON(body []byte) bool {
-	body = bytes.TrimLeft(bytes.TrimPrefix(body, []byte("\xef\xbb\xbf")), " \t\r\n")
-	return len(body) > 0 && (body[0] == '{' || body[0] == '[')
+// RecordTypeOf is the other way round: the type of a record by its content.
+func RecordTypeOf(contentType, name string) RecordType {
+	for _, t := range []RecordType{EventRecord, BatchRecord, ControlRecord, JSONRecord} {
+		if c, n := t.Content(); c == contentType && n == name {
+			return t
+		}
+	}
+	return UnknownRecord
 }
 
 // Proto is the letter of a shard as the API and other places of dead letters know it.
 func (l *DeadLetter) Proto(shard int) *footfallv1.DeadLetter {
+	contentType, name := l.Type.Content()
 	return &footfallv1.DeadLetter{
 		Id:          DeadLetterID(shard, l.Position),
 		Source:      ShardSource(shard),
@@ -71,7 +79,8 @@ func (l *DeadLetter) Proto(shard int) *footfallv1.DeadLetter {
 		Reason:      l.Reason,
 		EventId:     l.EventID,
 		CustomerId:  l.CustomerID,
-		ContentType: ContentTypeOf(l.Body),
+		ContentType: contentType,
+		Type:        name,
 		Body:        l.Body,
 	}
 }

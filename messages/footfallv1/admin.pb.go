@@ -1297,8 +1297,10 @@ type DeadLetter struct {
 	Id string `protobuf:"bytes,9,opt,name=id,proto3" json:"id,omitempty"`
 	// The log or queue that it was in: footfall.events.<shard> or footfall.unsharded.
 	Source string `protobuf:"bytes,10,opt,name=source,proto3" json:"source,omitempty"`
-	// application/x-protobuf or application/json; empty where it is not known, or whatever the publisher said.
-	ContentType   string `protobuf:"bytes,11,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
+	// application/x-protobuf, application/json, whatever the publisher said, or empty where that is not known.
+	ContentType string `protobuf:"bytes,11,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
+	// Of protobuf, the message: footfall.v1.Event, footfall.v1.EventBatch or footfall.v1.Control; empty where it is not known.
+	Type          string `protobuf:"bytes,12,opt,name=type,proto3" json:"type,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1406,6 +1408,13 @@ func (x *DeadLetter) GetSource() string {
 func (x *DeadLetter) GetContentType() string {
 	if x != nil {
 		return x.ContentType
+	}
+	return ""
+}
+
+func (x *DeadLetter) GetType() string {
+	if x != nil {
+		return x.Type
 	}
 	return ""
 }
@@ -2051,7 +2060,7 @@ const file_footfall_v1_admin_proto_rawDesc = "" +
 	"\x06source\x18\x04 \x01(\tR\x06source\"`\n" +
 	"\x17ListDeadLettersResponse\x121\n" +
 	"\aletters\x18\x01 \x03(\v2\x17.footfall.v1.DeadLetterR\aletters\x12\x12\n" +
-	"\x04more\x18\x02 \x01(\bR\x04more\"\x99\x02\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"\xad\x02\n" +
 	"\n" +
 	"DeadLetter\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x16\n" +
@@ -2066,7 +2075,8 @@ const file_footfall_v1_admin_proto_rawDesc = "" +
 	"\x02id\x18\t \x01(\tR\x02id\x12\x16\n" +
 	"\x06source\x18\n" +
 	" \x01(\tR\x06source\x12!\n" +
-	"\fcontent_type\x18\v \x01(\tR\vcontentType\"&\n" +
+	"\fcontent_type\x18\v \x01(\tR\vcontentType\x12\x12\n" +
+	"\x04type\x18\f \x01(\tR\x04type\"&\n" +
 	"\x14GetDeadLetterRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x89\x01\n" +
 	"\x15GetDeadLetterResponse\x12/\n" +

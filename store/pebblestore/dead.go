@@ -3,8 +3,8 @@ package pebblestore
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 	"google.golang.org/protobuf/proto"
@@ -14,9 +14,17 @@ import (
 )
 
 // deadCounts says what is kept of a shard's dead letters.
+//
+// Invariants:
+//  1. A shard's letters come in the order of its log, so each is at floor or after it when it
+//     is first written; whatever comes before floor was written once, and is kept, was dropped,
+//     or was removed. It changes nothing.
+//  2. floor and the letters before it are written in one batch, and that batch has the
+//     checkpoint whose position is after them. So who finds a checkpoint finds its floor, and a
+//     letter that is folded again was never durable, and was removed by nobody.
 type deadCounts struct {
 	kept, bytes, dropped uint64
-	// floor is after the last one dropped: an older one that comes again is known.
+	// floor is after the last one written.
 	floor messages.Position
 }
 
@@ -58,26 +66,8 @@ func (s *Store) addDead(b *pebble.Batch, sh *shard, letters []messages.DeadLette
 		if l.Position.Before(c.floor) {
 			continue
 		}
-		k := deadKey(sh.id, l.Position)
-		if slices.ContainsFunc(fresh, func(e entry) bool { return e.at == l.Position }) {
-			continue
-		}
-		switch old, err := s.db.GetCopy(k); {
-		case err != nil:
-			return c, err
-		case old != nil:
-			continue
-		}
-		v, err := proto.Marshal(&footfallv1.DeadLetter{
-			Shard:      uint32(sh.id),
-			Offset:     int64(l.Position.Offset),
-			Index:      l.Position.Index,
-			Field:      l.Field,
-			Reason:     l.Reason,
-			EventId:    l.EventID,
-			CustomerId: l.CustomerID,
-			Body:       l.Body,
-		})
+		c.floor = messages.Position{Offset: l.Position.Offset, Index: l.Position.Index + 1}
+		v, err := proto.Marshal(l.Proto(sh.id))
 		if err != nil {
 			return c, fmt.Errorf("store shard %d: dead letter at %d/%d: %w", sh.id, l.Position.Offset, l.Position.Index, err)
 		}
@@ -89,11 +79,10 @@ func (s *Store) addDead(b *pebble.Batch, sh *shard, letters []messages.DeadLette
 		return c, nil
 	}
 	over := func() bool { return c.kept > s.maxDead || c.bytes > s.maxDeadBytes }
-	drop := func(at messages.Position, size int) {
+	drop := func(size int) {
 		c.kept--
 		c.bytes -= uint64(size)
 		c.dropped++
-		c.floor = messages.Position{Offset: at.Offset, Index: at.Index + 1}
 	}
 	if over() {
 		prefix := key(sh.id, deadKind)
@@ -103,7 +92,7 @@ func (s *Store) addDead(b *pebble.Batch, sh *shard, letters []messages.DeadLette
 		}
 		for ok := it.First(); ok && over(); ok = it.Next() {
 			v := it.LazyValue()
-			drop(deadPosition(it.Key()), v.Len()-sumLen)
+			drop(v.Len() - sumLen)
 			if err := b.Delete(it.Key(), nil); err != nil {
 				_ = it.Close()
 				return c, err
@@ -115,7 +104,7 @@ func (s *Store) addDead(b *pebble.Batch, sh *shard, letters []messages.DeadLette
 	}
 	for _, e := range fresh {
 		if over() {
-			drop(e.at, len(e.body))
+			drop(len(e.body))
 			continue
 		}
 		if err := set(b, deadKey(sh.id, e.at), e.body); err != nil {
@@ -145,11 +134,71 @@ func (s *Store) DeadLetters(ctx context.Context, shard int, from messages.Positi
 			Reason:     l.GetReason(),
 			EventID:    l.GetEventId(),
 			CustomerID: l.GetCustomerId(),
+			Type:       messages.RecordTypeOf(l.GetContentType(), l.GetType()),
 			Body:       l.GetBody(),
 		})
 		return ""
 	})
 	return out, err
+}
+
+// RemoveDeadLetters removes the letters of positions, durably; those that are not there are
+// none. It is no owner's call: letters are removed by whoever made up for them. What was
+// removed does not come back, also where its owner writes the same checkpoint again.
+func (s *Store) RemoveDeadLetters(ctx context.Context, shard int, positions []messages.Position) error {
+	sh, leave, err := s.enter(ctx, shard)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	b := s.db.Pebble.NewBatch()
+	sh.mu.Lock()
+	err = s.removeDead(b, sh, positions)
+	sh.mu.Unlock()
+	if err != nil || b.Empty() {
+		return errors.Join(err, b.Close())
+	}
+	return s.db.Wait(b)
+}
+
+// removeDead writes a batch that removes letters; the batch stays empty where none is there.
+// The caller holds the shard's mutex.
+func (s *Store) removeDead(b *pebble.Batch, sh *shard, positions []messages.Position) error {
+	if err := s.db.Admit(0); err != nil {
+		return err
+	}
+	c := sh.dead
+	gone := make(map[messages.Position]bool, len(positions))
+	for _, at := range positions {
+		if gone[at] {
+			continue
+		}
+		gone[at] = true
+		k := deadKey(sh.id, at)
+		sealed, err := s.db.GetCopy(k)
+		if err != nil {
+			return err
+		}
+		if sealed == nil {
+			continue
+		}
+		if err := b.Delete(k, nil); err != nil {
+			return err
+		}
+		c.kept--
+		c.bytes -= uint64(len(sealed) - sumLen)
+	}
+	if b.Empty() {
+		return nil
+	}
+	if err := set(b, key(sh.id, deadCountsKind), c.encode()); err != nil {
+		return err
+	}
+	if err := s.db.Write(b); err != nil {
+		return err
+	}
+	sh.dead = c
+	return nil
 }
 
 // DeadLetterCounts returns how many dead letters of a shard are kept, and how many have

@@ -7,7 +7,8 @@
 //     step under the shard's mutex.
 //  3. A value that is read is the one that was written under that key, else
 //     *messages.CorruptError.
-//  4. Dead letters are bounded in number and bytes; the oldest are dropped, and counted.
+//  4. Dead letters are bounded in number and bytes; the oldest are dropped, and counted. One
+//     that was dropped or removed does not come back.
 //  5. A base snapshot is a whole checkpoint, kept apart: a new one replaces the old one in
 //     one step.
 //  6. A full or damaged disk refuses writes with *messages.UnavailableError and loses

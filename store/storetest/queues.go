@@ -1,9 +1,11 @@
 package storetest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"testing"
 
@@ -72,6 +74,7 @@ func letter(offset uint64, index uint32) messages.DeadLetter {
 		Reason:     fmt.Sprintf("reason %d", offset),
 		EventID:    "e",
 		CustomerID: "c",
+		Type:       messages.EventRecord,
 		Body:       fmt.Appendf(nil, "message %d", offset),
 	}
 }
@@ -156,6 +159,148 @@ func testDeadAgain(t *testing.T, h Harness) {
 		requireDeadCounts(t, s, uint64(bound), 5)
 		require.Equal(t, all[5:], deadLetters(t, s, messages.Position{}, 2*bound))
 	}
+}
+
+// DeadLetterRemover is what a store can do out of which dead letters are taken one by one: an
+// optional capability.
+type DeadLetterRemover interface {
+	// RemoveDeadLetters removes the letters of positions, durably; those that are not there are
+	// none. It needs no epoch.
+	RemoveDeadLetters(ctx context.Context, shard int, positions []messages.Position) error
+}
+
+// remover returns the capability, or skips the test.
+func remover(t *testing.T, s Store) DeadLetterRemover {
+	t.Helper()
+	r, ok := s.(DeadLetterRemover)
+	if !ok {
+		t.Skip("dead letters of this store are not removed")
+	}
+	return r
+}
+
+func testDeadRemove(t *testing.T, h Harness) {
+	s, ctx := h.Store, t.Context()
+	r := remover(t, s)
+	e := acquire(t, s, 1)
+	other := acquire(t, s, 2)
+	all := []messages.DeadLetter{letter(0, 0), letter(0, 1), letter(7, 0), letter(300, 2), letter(1<<40, 1<<20)}
+	checkpoint(t, s, messages.Checkpoint{Shard: 1, Epoch: e, Meta: Meta(1), Dead: all})
+	checkpoint(t, s, messages.Checkpoint{Shard: 2, Epoch: other, Meta: Meta(1), Dead: all[:1]})
+	require.NoError(t, r.RemoveDeadLetters(ctx, 1, nil))
+	require.NoError(t, r.RemoveDeadLetters(ctx, 1, []messages.Position{{Offset: 5}, {Offset: 7, Index: 1}}))
+	require.NoError(t, r.RemoveDeadLetters(ctx, 3, []messages.Position{{}}), "a shard without any")
+	require.Equal(t, all, deadLetters(t, s, messages.Position{}, 100), "none of those was there")
+	remove := []messages.Position{all[0].Position, all[2].Position, all[0].Position, {Offset: 8}}
+	for range 2 {
+		require.NoError(t, r.RemoveDeadLetters(ctx, 1, remove))
+		require.Equal(t, []messages.DeadLetter{all[1], all[3], all[4]}, deadLetters(t, s, messages.Position{}, 100))
+		requireDeadCounts(t, s, 3, 0)
+	}
+	left, err := s.DeadLetters(ctx, 2, messages.Position{}, 10)
+	require.NoError(t, err)
+	require.Equal(t, all[:1], left, "of another shard")
+
+	if h.Reopen != nil {
+		s = h.Reopen(t)
+		r = remover(t, s)
+		require.Equal(t, []messages.DeadLetter{all[1], all[3], all[4]}, deadLetters(t, s, messages.Position{}, 100))
+		requireDeadCounts(t, s, 3, 0)
+	}
+	require.NoError(t, r.RemoveDeadLetters(ctx, 1, []messages.Position{all[1].Position, all[3].Position, all[4].Position}))
+	require.Empty(t, deadLetters(t, s, messages.Position{}, 100))
+	requireDeadCounts(t, s, 0, 0)
+}
+
+// testDeadGone holds what makes the removal of letters safe: a checkpoint that is written again,
+// since its owner does not know whether it was, or since the log is folded again from an older
+// one, brings no letter back that was removed meanwhile.
+func testDeadGone(t *testing.T, h Harness) {
+	s, ctx := h.Store, t.Context()
+	r := remover(t, s)
+	e := acquire(t, s, 1)
+	all := []messages.DeadLetter{letter(3, 0), letter(3, 4), letter(9, 0)}
+	c := messages.Checkpoint{Shard: 1, Epoch: e, Meta: Meta(10), Dead: all}
+	checkpoint(t, s, c)
+	require.NoError(t, r.RemoveDeadLetters(ctx, 1, []messages.Position{all[0].Position, all[2].Position}))
+	again := func() {
+		t.Helper()
+		c.Epoch = acquire(t, s, 1)
+		checkpoint(t, s, c)
+		require.Equal(t, all[1:2], deadLetters(t, s, messages.Position{}, 10))
+		requireDeadCounts(t, s, 1, 0)
+	}
+	again()
+	if h.Reopen != nil {
+		s = h.Reopen(t)
+		r = remover(t, s)
+		again()
+	}
+	// What comes after is new, also beside what comes again, and also where all were removed.
+	require.NoError(t, r.RemoveDeadLetters(ctx, 1, []messages.Position{all[1].Position}))
+	next := letter(9, 1)
+	c.Meta, c.Dead = Meta(11), append(slices.Clone(all), next)
+	checkpoint(t, s, c)
+	require.Equal(t, []messages.DeadLetter{next}, deadLetters(t, s, messages.Position{}, 10))
+	requireDeadCounts(t, s, 1, 0)
+}
+
+// testDeadRemoveBound removes letters beside the bound: only those that are there fill it.
+func testDeadRemoveBound(t *testing.T, h Harness) {
+	s := h.Store
+	r := remover(t, s)
+	bound := h.DeadLetters
+	e := acquire(t, s, 1)
+	for n := range 4 * bound {
+		l := letter(uint64(n), 0)
+		checkpoint(t, s, messages.Checkpoint{Shard: 1, Epoch: e, Meta: Meta(uint64(n) + 1), Dead: []messages.DeadLetter{l}})
+		if n%2 == 1 {
+			require.NoError(t, r.RemoveDeadLetters(t.Context(), 1, []messages.Position{l.Position}))
+		}
+	}
+	// The last one made room for itself before it was removed.
+	requireDeadCounts(t, s, uint64(bound-1), uint64(bound+1))
+	got := deadLetters(t, s, messages.Position{}, 4*bound)
+	require.Len(t, got, bound-1)
+	for i, l := range got {
+		require.Equal(t, uint64(2*(bound+1+i)), l.Position.Offset)
+	}
+}
+
+// testDeadRemoveRace removes letters while checkpoints add some: the counts are those of what
+// is there.
+func testDeadRemoveRace(t *testing.T, h Harness) {
+	s := h.Store
+	r := remover(t, s)
+	e := acquire(t, s, 1)
+	const letters = 100
+	written := make(chan messages.Position, letters)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer close(written)
+		for n := range uint64(letters) {
+			l := letter(n, 0)
+			if err := s.Checkpoint(t.Context(), &messages.Checkpoint{Shard: 1, Epoch: e, Meta: Meta(n + 1), Dead: []messages.DeadLetter{l}}); err != nil {
+				t.Error(err)
+				return
+			}
+			written <- l.Position
+		}
+	})
+	for range 2 {
+		wg.Go(func() {
+			for at := range written {
+				if err := r.RemoveDeadLetters(t.Context(), 1, []messages.Position{at}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	require.Empty(t, deadLetters(t, s, messages.Position{}, letters))
+	kept, _, err := s.DeadLetterCounts(t.Context(), 1)
+	require.NoError(t, err)
+	require.Zero(t, kept)
 }
 
 func testBase(t *testing.T, h Harness) {

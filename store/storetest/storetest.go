@@ -79,6 +79,10 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"a dead letter is kept once", testDead},
 		{"dead letters are bounded", testDeadBound},
 		{"dead letters that come again stay dropped", testDeadAgain},
+		{"dead letters are removed one by one", testDeadRemove},
+		{"a dead letter that was removed does not come back", testDeadGone},
+		{"removed dead letters make room", testDeadRemoveBound},
+		{"dead letters are removed while others come", testDeadRemoveRace},
 		{"a base snapshot stays as it was", testBase},
 		{"a base snapshot is replaced as a whole", testBaseReplaced},
 		{"a base snapshot under checkpoints is one of them", testBaseConcurrent},
@@ -482,7 +486,7 @@ func testReopen(t *testing.T, h Harness) {
 		t.Skip("this store is not reopened")
 	}
 	e := acquire(t, h.Store, 1)
-	letter := messages.DeadLetter{Position: messages.Position{Offset: 3, Index: 4}, Field: "time", Reason: "late", EventID: "e", CustomerID: "c", Body: []byte{1, 0, 2}}
+	letter := messages.DeadLetter{Position: messages.Position{Offset: 3, Index: 4}, Field: "time", Reason: "late", EventID: "e", CustomerID: "c", Type: messages.JSONRecord, Body: []byte{1, 0, 2}}
 	checkpoint(t, h.Store, messages.Checkpoint{
 		Shard: 1, Epoch: e, Meta: Meta(7), Customers: customers(0, 100), Dead: []messages.DeadLetter{letter},
 		Outbox: []messages.OutboxRow{{Seq: 1, Body: []byte("a")}},
