@@ -7,6 +7,7 @@
 #   PYTHON=...         the Python to set up with
 #   LINT=0             make test without the linters
 #   FUZZTIME=30s       how long make fuzz gives each target
+#   RABBITMQ_DIR=...   where make rabbitmq keeps its data from run to run (without it: nowhere)
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -71,6 +72,15 @@ train: build ## trains every model from the data set into models/, with its eval
 bench: build ## the benchmarks as ratios against the limit in the same run; also in bench/results.json
 	@bin/footfall bench --results bench/results.json
 
+.PHONY: rabbitmq
+rabbitmq: rabbitmq-install ## a RabbitMQ broker of its own on free ports, until Ctrl-C
+	@CGO_ENABLED=0 go build -o build/rabbitmq ./deploy/local/rabbitmq
+	@exec build/rabbitmq $(if $(RABBITMQ_DIR),--dir "$(RABBITMQ_DIR)")
+
+.PHONY: rabbitmq-install
+rabbitmq-install: ## RabbitMQ on this machine, where it is missing; it never starts by itself
+	@scripts/servers.sh rabbitmq
+
 .PHONY: clean
 clean: ## removes what builds made (not data/, .venv/ and .tools/)
 	@rm -rf bin build
@@ -87,7 +97,7 @@ test: build generate-check tidy-check test-go test-python $(if $(filter 0,$(LINT
 .NOTPARALLEL:
 
 .PHONY: test-go
-test-go: setup ## the Go tests alone
+test-go: setup rabbitmq-install ## the Go tests alone
 	@$(WITH_ENV) scripts/test-go.sh
 
 .PHONY: test-python

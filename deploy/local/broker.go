@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 )
@@ -27,7 +26,7 @@ type BrokerOptions struct {
 	Port int
 	// Config are further settings of rabbitmq.conf, by key.
 	Config map[string]string
-	// Users exist once the broker has started. The first is the one of URL; by default it is footfall, an administrator.
+	// Users are there once the broker has started, as they stand here, whatever became of them in an earlier run. The first is the one of URL; by default it is footfall, an administrator.
 	Users []User
 	// TLS, if not nil, has the broker listen with it, too.
 	TLS *TLS
@@ -50,7 +49,7 @@ type TLS struct {
 }
 
 const (
-	// vhost is the one virtual host that a broker begins with.
+	// vhost is the virtual host that a broker begins with.
 	vhost = "/"
 	// startLimit and stopLimit bound what takes seconds, on a machine that is busy.
 	startLimit = 3 * time.Minute
@@ -97,7 +96,7 @@ func StartBroker(ctx context.Context, o BrokerOptions) (*Broker, error) {
 		return nil, errors.Join(err, b.cleanUp())
 	}
 	if err := b.start(ctx); err != nil {
-		return nil, errors.Join(err, b.Stop(context.WithoutCancel(ctx)))
+		return nil, errors.Join(err, b.discard())
 	}
 	return b, nil
 }
@@ -214,14 +213,14 @@ func (b *Broker) answers(ctx context.Context) error {
 func (b *Broker) URL() string { return b.URLOf(b.options.Users[0].Name) }
 
 // URLOf is where a user of the options logs in. It panics where there is none of that name.
-func (b *Broker) URLOf(user string) string { return b.amqpURL("amqp", user, b.port.amqp) }
+func (b *Broker) URLOf(user string) string { return b.amqpURL("amqp", user, b.port.amqp, vhost) }
 
 // TLSURL is URL with TLS; "" where the options have none.
 func (b *Broker) TLSURL() string {
 	if b.port.tls == 0 {
 		return ""
 	}
-	return b.amqpURL("amqps", b.options.Users[0].Name, b.port.tls)
+	return b.amqpURL("amqps", b.options.Users[0].Name, b.port.tls, vhost)
 }
 
 // Address is host and port of AMQP without TLS.
@@ -273,6 +272,15 @@ func (b *Broker) Stop(ctx context.Context) error {
 	return errors.Join(b.stopServer(ctx), b.cleanUp())
 }
 
+// discard ends the broker where nobody needs its data any more: an orderly stop takes seconds.
+func (b *Broker) discard() error {
+	var err error
+	if b.server != nil {
+		err = b.server.Kill()
+	}
+	return errors.Join(err, b.cleanUp())
+}
+
 func (b *Broker) stopServer(ctx context.Context) error {
 	if b.server == nil {
 		return nil
@@ -297,9 +305,12 @@ func (b *Broker) cleanUp() error {
 	return err
 }
 
-func (b *Broker) amqpURL(scheme, name string, port int) string {
+func (b *Broker) amqpURL(scheme, name string, port int, host string) string {
 	i := slices.IndexFunc(b.options.Users, func(u User) bool { return u.Name == name })
 	u := url.URL{Scheme: scheme, User: url.UserPassword(name, b.options.Users[i].Password), Host: Address(port), Path: "/"}
+	if host != vhost {
+		u.Path += host
+	}
 	return u.String()
 }
 
@@ -354,7 +365,7 @@ func servesHTTP(ctx context.Context, url string) error {
 	return resp.Body.Close()
 }
 
-// TestBroker starts a broker for a test, which stops it when it ends. The test fails where no RabbitMQ is installed.
+// TestBroker starts a broker for a test; it is gone, with its data, when the test ends. The test fails where no RabbitMQ is installed.
 func TestBroker(tb TB, o BrokerOptions) *Broker {
 	tb.Helper()
 	if o.Dir == "" {
@@ -369,18 +380,9 @@ func TestBroker(tb TB, o BrokerOptions) *Broker {
 		if tb.Failed() {
 			tb.Logf("the broker's log ends with:\n%s", Tail(b.Log()))
 		}
-		// The test's own context has ended by now.
-		if err := b.Stop(context.WithoutCancel(tb.Context())); err != nil {
+		if err := b.discard(); err != nil {
 			tb.Errorf("%v", err)
 		}
 	})
 	return b
-}
-
-// unquoted is a value of rabbitmq.conf, which knows no quoting.
-func unquoted(value string) error {
-	if strings.ContainsAny(value, "\n#") {
-		return fmt.Errorf("rabbitmq.conf cannot hold the value %q", value)
-	}
-	return nil
 }

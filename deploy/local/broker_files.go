@@ -1,6 +1,7 @@
 package local
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -40,7 +42,7 @@ func (f brokerFiles) write(o BrokerOptions, port brokerPorts) error {
 	if err := f.writeCookie(); err != nil {
 		return err
 	}
-	definitions, err := definitions(o.Users)
+	users, err := defineUsers(o.Users)
 	if err != nil {
 		return err
 	}
@@ -49,7 +51,7 @@ func (f brokerFiles) write(o BrokerOptions, port brokerPorts) error {
 		return err
 	}
 	return errors.Join(
-		os.WriteFile(f.definitions(), definitions, 0o600),
+		os.WriteFile(f.definitions(), users, 0o600),
 		os.WriteFile(f.config(), config, 0o600),
 		os.WriteFile(f.plugins(), fmt.Appendf(nil, "[%s].\n", strings.Join(o.Plugins, ",")), 0o600),
 	)
@@ -68,9 +70,9 @@ func (f brokerFiles) writeCookie() error {
 func (f brokerFiles) settings(o BrokerOptions, port brokerPorts) ([]byte, error) {
 	s := map[string]string{
 		"listeners.tcp.1": Address(port.amqp),
-		// Users and their permissions come with the start, without a tool that takes a second for each.
+		// Users and their permissions come with the start: a tool would take half a second for each.
 		"load_definitions": f.definitions(),
-		// What guards a machine that a broker has to itself.
+		// The default refuses to write below 50 MB; that is soon gone on a disk that is nearly full.
 		"disk_free_limit.absolute": "100MB",
 		"num_acceptors.tcp":        "2",
 		"log.console":              "true",
@@ -91,72 +93,77 @@ func (f brokerFiles) settings(o BrokerOptions, port brokerPorts) ([]byte, error)
 	}
 	if port.management != 0 {
 		s["management.tcp.ip"] = "127.0.0.1"
-		s["management.tcp.port"] = fmt.Sprint(port.management)
+		s["management.tcp.port"] = strconv.Itoa(port.management)
 	}
 	if port.prometheus != 0 {
 		s["prometheus.tcp.ip"] = "127.0.0.1"
-		s["prometheus.tcp.port"] = fmt.Sprint(port.prometheus)
+		s["prometheus.tcp.port"] = strconv.Itoa(port.prometheus)
 	}
 	if port.stream != 0 {
 		s["stream.listeners.tcp.1"] = Address(port.stream)
 	}
 	maps.Copy(s, o.Config)
-	var b strings.Builder
+	var b bytes.Buffer
 	for _, key := range slices.Sorted(maps.Keys(s)) {
-		if err := unquoted(s[key]); err != nil {
-			return nil, err
+		// The file knows no quoting.
+		if strings.ContainsAny(s[key], "\n#") {
+			return nil, fmt.Errorf("rabbitmq.conf cannot hold %s = %q", key, s[key])
 		}
 		fmt.Fprintf(&b, "%s = %s\n", key, s[key])
 	}
-	return []byte(b.String()), nil
+	return b.Bytes(), nil
 }
 
-// definitions are the virtual host and the users, as RabbitMQ imports them.
-func definitions(users []User) ([]byte, error) {
-	type (
-		host       struct{ Name string }
-		definition struct {
-			Name      string   `json:"name"`
-			Hash      string   `json:"password_hash"`
-			Algorithm string   `json:"hashing_algorithm"`
-			Tags      []string `json:"tags"`
-		}
-		permission struct {
-			User      string `json:"user"`
-			VHost     string `json:"vhost"`
-			Configure string `json:"configure"`
-			Write     string `json:"write"`
-			Read      string `json:"read"`
-		}
-	)
-	var d struct {
-		VHosts []struct {
-			Name string `json:"name"`
-		} `json:"vhosts"`
-		Users       []definition `json:"users"`
-		Permissions []permission `json:"permissions"`
-	}
-	d.VHosts = append(d.VHosts, struct {
-		Name string `json:"name"`
-	}{vhost})
+// definitions are what RabbitMQ imports at its start.
+type definitions struct {
+	VHosts      []vhostDefinition      `json:"vhosts"`
+	Users       []userDefinition       `json:"users"`
+	Permissions []permissionDefinition `json:"permissions"`
+}
+
+type vhostDefinition struct {
+	Name string `json:"name"`
+}
+
+type userDefinition struct {
+	Name      string   `json:"name"`
+	Hash      string   `json:"password_hash"`
+	Algorithm string   `json:"hashing_algorithm"`
+	Tags      []string `json:"tags"`
+}
+
+type permissionDefinition struct {
+	User      string `json:"user"`
+	VHost     string `json:"vhost"`
+	Configure string `json:"configure"`
+	Write     string `json:"write"`
+	Read      string `json:"read"`
+}
+
+func defineUsers(users []User) ([]byte, error) {
+	d := definitions{VHosts: []vhostDefinition{{vhost}}}
 	for _, u := range users {
 		if u.Name == "" || u.Password == "" {
-			return nil, fmt.Errorf("a broker's user needs a name and a password: %q has not both", u.Name)
+			return nil, fmt.Errorf("a user of a broker needs a name and a password: %q has not both", u.Name)
 		}
-		d.Users = append(d.Users, definition{
+		d.Users = append(d.Users, userDefinition{
 			Name: u.Name, Hash: passwordHash(u.Password), Algorithm: "rabbit_password_hashing_sha256", Tags: append([]string{}, u.Tags...),
 		})
-		if u.Configure+u.Write+u.Read != "" {
-			d.Permissions = append(d.Permissions, permission{User: u.Name, VHost: vhost, Configure: u.Configure, Write: u.Write, Read: u.Read})
+		if u.mayDoAnything() {
+			d.Permissions = append(d.Permissions, permissionDefinition{
+				User: u.Name, VHost: vhost, Configure: u.Configure, Write: u.Write, Read: u.Read,
+			})
 		}
 	}
 	return json.Marshal(d)
 }
 
+func (u User) mayDoAnything() bool { return u.Configure+u.Write+u.Read != "" }
+
 // passwordHash is RabbitMQ's: a salt of four bytes, then SHA-256 of salt and password.
 func passwordHash(password string) string {
-	var salt [4]byte
-	_, _ = rand.Read(salt[:]) // it never fails
-	sum := sha256.Sum256(append(salt[:], password...))
-	return base64.StdEncoding.EncodeToString(append(salt[:], sum[:]...))
+	salt := make([]byte, 4)
+	_, _ = rand.Read(salt) // it never fails
+	sum := sha256.Sum256(append(salt, password...))
+	return base64.StdEncoding.EncodeToString(append(salt, sum[:]...))
 }
