@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"footfall/messages/footfallv1"
@@ -23,8 +24,13 @@ type Config struct {
 	// Insecure allows to listen beyond loopback although nothing asks who calls.
 	Insecure bool
 
-	// LogDir and StoreDir hold the log and the checkpoints.
-	LogDir   string
+	// LogDir holds the log, where it is Pebble's; else it is empty, and LogBroker is the
+	// AMQP URL of the RabbitMQ whose streams hold it.
+	LogDir    string
+	LogBroker string
+	// LogTLS says how the broker is known, and how the node is known to it, on amqps.
+	LogTLS TLSFiles
+	// StoreDir holds the checkpoints.
 	StoreDir string
 	// LogAge and LogSize (of each shard) bound what the log keeps; 0 means without bound.
 	LogAge  time.Duration
@@ -67,6 +73,15 @@ type Config struct {
 	Unknown []string
 
 	sources map[string]string
+}
+
+// TLSFiles are the files of one side of a TLS connection, in PEM; each may be empty.
+type TLSFiles struct {
+	// CA holds the certificates that the other side's is signed with, where they are not the
+	// machine's own.
+	CA string
+	// Cert and Key are this side's.
+	Cert, Key string
 }
 
 // Default returns the configuration of a node that is told nothing.
@@ -128,8 +143,14 @@ func (c *Config) Validate() error {
 			}
 		}
 	}
-	if a, b := filepath.Clean(c.LogDir), filepath.Clean(c.StoreDir); a == b {
+	if c.LogDir != "" && filepath.Clean(c.LogDir) == filepath.Clean(c.StoreDir) {
 		fault("store.url", "names the directory of log.url: each needs one of its own")
+	}
+	if (c.LogTLS.Cert == "") != (c.LogTLS.Key == "") {
+		fault("log.tls.cert", "needs log.tls.key, and that needs it")
+	}
+	if c.LogTLS != (TLSFiles{}) && !strings.HasPrefix(c.LogBroker, "amqps:") {
+		fault("log.tls.ca", "is for a log.url that begins with amqps:")
 	}
 	if c.IngestBudget < c.MaxMessage {
 		fault("ingest.budget", "is below limits.max_message: no request of that size could ever be taken in")

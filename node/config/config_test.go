@@ -104,7 +104,8 @@ func TestValues(t *testing.T) {
 		{"http.listen", "localhost:0", ""},
 		{"debug.listen", "", ""},
 		{"debug.listen", "192.0.2.1:6060", "can be reached from other machines"},
-		{"log.url", "amqp://localhost", "must be pebble:DIR"},
+		{"log.url", "amqp://localhost:port", "is no URL of a broker"},
+		{"log.url", "kafka://localhost", "must be pebble:DIR"},
 		{"log.url", "pebble:", "must name a directory"},
 		{"store.url", "postgres://localhost", "must be pebble:DIR"},
 		{"models.url", "s3://bucket", "must be file:DIR"},
@@ -188,6 +189,33 @@ func TestAPrintedConfigurationGivesItselfAgain(t *testing.T) {
 	c.sources, again.sources = nil, nil
 	require.Equal(t, c, again)
 	require.Equal(t, []string{"http.listen"}, again.Exposed())
+}
+
+func TestTheLogIsInOnePlace(t *testing.T) {
+	const broker = "amqps://node:s3cr3t@broker:5671/retail"
+	c, err := load(t, "log: {url: \"pebble:/data/log\", tls: {ca: ca.pem}}", []string{"FOOTFALL_LOG_URL=" + broker})
+	require.NoError(t, err)
+	require.Empty(t, c.LogDir)
+	require.Equal(t, broker, c.LogBroker)
+	require.Equal(t, TLSFiles{CA: "ca.pem"}, c.LogTLS)
+	var out strings.Builder
+	require.NoError(t, c.WriteYAML(&out))
+	require.Contains(t, out.String(), "amqps://node:xxxxx@broker:5671/retail")
+	require.NotContains(t, out.String(), "s3cr3t")
+
+	c, err = load(t, "", []string{"FOOTFALL_LOG_URL=" + broker}, "--log-url=pebble:elsewhere")
+	require.NoError(t, err)
+	require.Equal(t, "elsewhere", c.LogDir)
+	require.Empty(t, c.LogBroker)
+
+	for _, text := range []string{"amqp://node:s3cr3t@broker:port", "http://node:s3cr3t@broker"} {
+		_, err = load(t, "", nil, "--log-url="+text)
+		require.ErrorContains(t, err, "log.url")
+		require.NotContains(t, err.Error(), "s3cr3t")
+	}
+	_, err = load(t, "", []string{"FOOTFALL_LOG_URL=amqp://broker"}, "--log-tls-cert=a.pem")
+	require.ErrorContains(t, err, "needs log.tls.key")
+	require.ErrorContains(t, err, "begins with amqps:")
 }
 
 func FuzzFile(f *testing.F) {

@@ -29,12 +29,13 @@ var keys = []Key{
 	{"debug.listen", "address of pprof; empty: off", func(c *Config) value { return &addrValue{p: &c.DebugListen, optional: true} }},
 	{"insecure", "listen beyond loopback although nothing asks who calls", func(c *Config) value { return &boolValue{&c.Insecure} }},
 
-	{"log.url", "where the log is: pebble:DIR", func(c *Config) value {
-		return &dirValue{p: &c.LogDir, scheme: "pebble", other: "amqp: streams need a cluster's build"}
-	}},
+	{"log.url", "where the log is: pebble:DIR, or RabbitMQ's URL (amqp:, amqps:)", func(c *Config) value { return &logValue{&c.LogDir, &c.LogBroker} }},
+	{"log.tls.ca", "CA of an amqps broker; empty: the machine's", func(c *Config) value { return &textValue{&c.LogTLS.CA} }},
+	{"log.tls.cert", "certificate shown to an amqps broker", func(c *Config) value { return &textValue{&c.LogTLS.Cert} }},
+	{"log.tls.key", "key of that certificate", func(c *Config) value { return &textValue{&c.LogTLS.Key} }},
 	{"log.retention.age", "how long events stay in the log; 0: for ever", func(c *Config) value { return &durationValue{p: &c.LogAge, zero: true} }},
 	{"log.retention.size", "how much of each shard's log stays; 0: all", func(c *Config) value { return &bytesValue{p: &c.LogSize, zero: true} }},
-	{"store.url", "where checkpoints are: pebble:DIR", func(c *Config) value { return &dirValue{p: &c.StoreDir, scheme: "pebble"} }},
+	{"store.url", "where checkpoints are: pebble:DIR", func(c *Config) value { return &dirValue{&c.StoreDir, "pebble"} }},
 	{"disk.reserve", "free space below which nothing more is taken in", func(c *Config) value { return &bytesValue{p: &c.DiskReserve, zero: true} }},
 
 	{"clock", "who ends a day: wall, or driven by a replay", func(c *Config) value { return &clockValue{&c.Clock} }},
@@ -42,7 +43,7 @@ var keys = []Key{
 	{"currency", "the currency of all money; fixed at creation", func(c *Config) value { return &currencyValue{&c.Currency} }},
 	{"shards", "number of shards, a power of two; fixed at creation", func(c *Config) value { return &shardsValue{&c.Shards} }},
 
-	{"models.url", "where the models are: file:DIR", func(c *Config) value { return &dirValue{p: &c.ModelsDir, scheme: "file"} }},
+	{"models.url", "where the models are: file:DIR", func(c *Config) value { return &dirValue{&c.ModelsDir, "file"} }},
 	{"inference.max_rows", "most rows of a batch", func(c *Config) value { return &intValue{p: &c.InferenceRows, least: 1, most: 1 << 16} }},
 	{"inference.max_delay", "how long a batch waits to fill", func(c *Config) value { return &durationValue{p: &c.InferenceDelay, zero: true} }},
 	{"inference.threads", "cores that a batch may use; 0: all but one", func(c *Config) value { return &intValue{p: &c.InferenceThreads, most: 1024} }},

@@ -254,8 +254,8 @@ func didYouMean(key string) string {
 	return ""
 }
 
-// WriteYAML writes the configuration as a file that would give it again, each key with what
-// it means and where its value came from.
+// WriteYAML writes the configuration as a file that would give it again, but for passwords,
+// which are not shown. Beside each key stands what it means and where its value came from.
 func (c *Config) WriteYAML(w io.Writer) error {
 	root := &yaml.Node{Kind: yaml.MappingNode}
 	sections := map[string]*yaml.Node{"": root}

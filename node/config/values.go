@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
 
 	"footfall/messages"
 	"footfall/messages/footfallv1"
@@ -98,11 +101,53 @@ func (v *boolValue) Set(s string) error {
 
 func (v *boolValue) String() string { return strconv.FormatBool(*v.p) }
 
-// dirValue is a URL that names a directory: SCHEME:DIR. A second scheme is one that
-// another build would know.
+// logValue is where the log is: a directory for Pebble, or the URL of a broker.
+type logValue struct{ dir, broker *string }
+
+func (v *logValue) Set(s string) error {
+	scheme, _, _ := strings.Cut(s, ":")
+	if scheme == "pebble" {
+		if err := (&dirValue{v.dir, scheme}).Set(s); err != nil {
+			return err
+		}
+		*v.broker = ""
+		return nil
+	}
+	if scheme != "amqp" && scheme != "amqps" {
+		return errors.New("must be pebble:DIR, amqp://USER:PASSWORD@HOST:PORT/VHOST or amqps://…") // not what was given: it may hold a password
+	}
+	if _, err := amqp.ParseURI(s); err != nil {
+		return fmt.Errorf("is no URL of a broker, such as %s://USER:PASSWORD@HOST:PORT/VHOST", scheme)
+	}
+	*v.dir, *v.broker = "", s
+	return nil
+}
+
+// String shows no password.
+func (v *logValue) String() string {
+	if *v.broker == "" {
+		return (&dirValue{v.dir, "pebble"}).String()
+	}
+	u, err := url.Parse(*v.broker)
+	if err != nil {
+		return ""
+	}
+	return u.Redacted()
+}
+
+type textValue struct{ p *string }
+
+func (v *textValue) Set(s string) error {
+	*v.p = s
+	return nil
+}
+
+func (v *textValue) String() string { return *v.p }
+
+// dirValue is a URL that names a directory: SCHEME:DIR.
 type dirValue struct {
-	p             *string
-	scheme, other string
+	p      *string
+	scheme string
 }
 
 func (v *dirValue) Set(s string) error {
