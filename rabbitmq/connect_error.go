@@ -1,0 +1,83 @@
+package rabbitmq
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+// ConnectError says in one line why there is no connection to the broker. It never contains
+// the password.
+type ConnectError struct {
+	// Addr is host and port of the broker.
+	Addr string
+	// Reason says what is wrong and, where it is known, what to do.
+	Reason string
+	// Err is the cause; nil where Reason says all of it.
+	Err error
+}
+
+func (e *ConnectError) Error() string {
+	if e.Err == nil {
+		return fmt.Sprintf("rabbitmq at %s: %s", e.Addr, e.Reason)
+	}
+	return fmt.Sprintf("rabbitmq at %s: %s: %v", e.Addr, e.Reason, e.Err)
+}
+
+func (e *ConnectError) Unwrap() error { return e.Err }
+
+func address(uri amqp.URI) string { return net.JoinHostPort(uri.Host, strconv.Itoa(uri.Port)) }
+
+// connectError puts what went wrong while connecting into words. dialled says that there
+// was a TCP connection.
+func connectError(ctx context.Context, addr, user string, dialled bool, err error) *ConnectError {
+	e := &ConnectError{Addr: addr, Err: err}
+	var (
+		authority x509.UnknownAuthorityError
+		host      x509.HostnameError
+		invalid   x509.CertificateInvalidError
+		verify    *tls.CertificateVerificationError
+		record    tls.RecordHeaderError
+		reply     *amqp.Error
+	)
+	errors.As(err, &reply)
+	switch {
+	case ctx.Err() != nil && dialled:
+		e.Reason, e.Err = "the broker took the connection but did not finish the handshake in time", context.Cause(ctx)
+	case errors.As(err, &authority):
+		e.Reason = "the broker's certificate is not signed by a known authority: name its CA"
+	case errors.As(err, &host):
+		e.Reason = "the broker's certificate is for another name"
+	case errors.As(err, &invalid), errors.As(err, &verify):
+		e.Reason = "the broker's certificate is not valid"
+	case errors.As(err, &record):
+		e.Reason = "the broker does not speak TLS on this port: use amqp:// or its TLS port"
+	case !dialled:
+		e.Reason = "no connection"
+	case reply == nil:
+		e.Reason = "handshake failed"
+	case reply == amqp.ErrCredentials || reply.Code == amqp.AccessRefused:
+		// Where the broker has a reason it would only repeat this.
+		e.Reason, e.Err = fmt.Sprintf("user %q was refused: wrong user or password, or no access from here", user), nil
+	case reply == amqp.ErrVhost || reply.Code == amqp.NotAllowed:
+		e.Reason = fmt.Sprintf("the virtual host is not open to user %q", user)
+	case reply == amqp.ErrSASL:
+		e.Reason = "the broker does not accept this way to log in"
+	case strings.Contains(reply.Reason, "tls: "):
+		// TLS 1.3: the broker's verdict on our certificate comes after the handshake.
+		e.Reason = "the broker refused the TLS connection: it may want a client certificate"
+	case reply.Reason == io.EOF.Error() || strings.Contains(reply.Reason, "reset by peer") || reply.Code == amqp.FrameError:
+		e.Reason = "it closed the connection during the handshake: is this the AMQP port, and TLS as the URL says?"
+	default:
+		e.Reason = "handshake failed"
+	}
+	return e
+}

@@ -1,0 +1,499 @@
+package rabbitmq
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"footfall/messages"
+)
+
+// PublisherOptions says how to publish. The zero value is right for most.
+type PublisherOptions struct {
+	// Name tells the publishers of a process apart, in logs and metrics.
+	Name string
+	// Window is how many messages may be sent and not confirmed yet, and how many may wait
+	// to be sent: 0 is 1000.
+	Window int
+	// OneChannel makes the publisher end with its first channel, or with the first message
+	// that the broker refuses or cannot route: everything after that fails with the same
+	// error. It is for whoever needs order across failures: nothing that was given later
+	// is stored where something before it may be missing, but for what had been sent by then.
+	OneChannel bool
+	Logger     *slog.Logger
+	Metrics    *Metrics
+}
+
+// Publisher publishes on one channel in confirm mode. All methods may be called from any
+// goroutine; messages that one goroutine gives are sent in its order.
+//
+//	Publish ─► queue ─► writer ─► broker
+//	  bounded,           │          │ confirm, refusal, return
+//	  gives up           ▼          ▼
+//	  with ctx        unsettled ─► settler ─► Wait
+//	                  (the window)
+//
+// Invariants:
+//
+//  1. Only the writer touches the socket: it may hang there while the broker takes nothing,
+//     its callers never do.
+//  2. A message is settled once: confirmed, refused, returned, or lost with its channel. What
+//     was sent and lost may be stored or not; nobody can know.
+//  3. What waits in the queue when a channel is lost fails with it and is not sent on the
+//     next: its caller decides, in order.
+//  4. A returned message is told from the confirmed by itself: the broker sends it back
+//     before it confirms it, and returns come in the order of sending.
+type Publisher struct {
+	conn *Conn
+	o    PublisherOptions
+	log  *slog.Logger
+	m    *publisherSeries
+
+	queue chan *sending
+	// refusing is why messages fail at once; nil while there is a channel.
+	refusing atomic.Pointer[error]
+
+	stop sync.Once
+	stopped,
+	done chan struct{}
+}
+
+// sending is one message on its way.
+type sending struct {
+	conf          *Confirmation
+	exchange, key string
+	msg           amqp.Publishing
+
+	// The writer's, then the settler's.
+	confirm *amqp.DeferredConfirmation
+	at      time.Time
+}
+
+// Confirmation is what becomes of a message, or of several that belong together.
+type Confirmation struct {
+	p *Publisher
+	// left counts messages that are not settled. The first failure is that of all; whoever
+	// has not been sent by then is not.
+	left    atomic.Int64
+	failure atomic.Pointer[error]
+	done    chan struct{}
+}
+
+func (c *Confirmation) init(p *Publisher, messages int) {
+	c.p, c.done = p, make(chan struct{})
+	c.left.Store(int64(messages))
+}
+
+// settle ends n messages with an error, or with none.
+func (c *Confirmation) settle(n int, err error) {
+	if err != nil {
+		c.failure.CompareAndSwap(nil, &err)
+	}
+	if c.left.Add(-int64(n)) == 0 {
+		close(c.done)
+	}
+}
+
+func (c *Confirmation) err() error {
+	if e := c.failure.Load(); e != nil {
+		return *e
+	}
+	return nil
+}
+
+// Wait returns nil once the broker has taken responsibility for the message and has routed
+// it, else *ReturnedError, *NackedError, *LostError or *messages.BlockedError. After the last
+// two, and where ctx ends first, the message may be stored or not.
+func (c *Confirmation) Wait(ctx context.Context) error {
+	for {
+		state := c.p.conn.state.Load()
+		if state.blocked {
+			select {
+			case <-c.done:
+				return c.err()
+			default:
+				return blockedError(state.reason)
+			}
+		}
+		select {
+		case <-c.done:
+			return c.err()
+		case <-state.changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-c.p.done:
+			// What slipped into the queue after its end is settled by nobody.
+			select {
+			case <-c.done:
+				return c.err()
+			default:
+				return c.p.refusal(&sending{})
+			}
+		}
+	}
+}
+
+// NewPublisher opens the first channel, and others when it is lost, until Close.
+func NewPublisher(ctx context.Context, conn *Conn, o PublisherOptions) (*Publisher, error) {
+	if o.Window == 0 {
+		o.Window = 1000
+	}
+	p := &Publisher{
+		conn: conn, o: o, log: logger(o.Logger).With("publisher", o.Name), m: o.Metrics.publisher(o.Name),
+		queue:   make(chan *sending, o.Window),
+		stopped: make(chan struct{}),
+		done:    make(chan struct{}),
+	}
+	ch, err := p.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !conn.spawn(func() { p.run(ch) }) {
+		return nil, conn.closedError()
+	}
+	return p, nil
+}
+
+// Publish gives a message to the broker, persistent and mandatory, and returns before it is
+// confirmed. Where the broker takes nothing it is *messages.BlockedError, without a connection
+// *LostError: the message was not sent. The message must not be changed until it is settled.
+func (p *Publisher) Publish(ctx context.Context, exchange, key string, msg amqp.Publishing) (*Confirmation, error) {
+	s := &struct {
+		Confirmation
+		sending
+	}{sending: sending{exchange: exchange, key: key, msg: msg}}
+	s.init(p, 1)
+	s.conf = &s.Confirmation
+	if err := p.send(ctx, &s.sending); err != nil {
+		return nil, err
+	}
+	return s.conf, nil
+}
+
+// Ready returns nil where a message would be taken now, else the error that it would get.
+func (p *Publisher) Ready() error {
+	if reason, blocked := p.conn.Blocked(); blocked {
+		return blockedError(reason)
+	}
+	if p.refusing.Load() != nil {
+		return p.refusal(&sending{})
+	}
+	return nil
+}
+
+// send puts a message into the queue.
+func (p *Publisher) send(ctx context.Context, s *sending) error {
+	if err := checkMessage(s.exchange, s.key, &s.msg); err != nil {
+		return err
+	}
+	s.msg.DeliveryMode = amqp.Persistent
+	for {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		state := p.conn.state.Load()
+		if state.blocked {
+			return blockedError(state.reason)
+		}
+		if p.refusing.Load() != nil {
+			return p.refusal(s)
+		}
+		select {
+		case p.queue <- s:
+			return nil
+		case <-state.changed:
+		case <-ctx.Done():
+		case <-p.done:
+			return p.refusal(s)
+		}
+	}
+}
+
+// refusal is why a message was not sent.
+func (p *Publisher) refusal(s *sending) error {
+	why := errClosed
+	if e := p.refusing.Load(); e != nil {
+		why = *e
+	}
+	return &LostError{Exchange: s.exchange, Key: s.key, Err: why}
+}
+
+var errClosed = errors.New("the publisher is closed")
+
+// Close ends the channel. What is not confirmed by then is lost. A writer that hangs in a
+// blocked connection is freed by ending that connection, after two seconds. It is idempotent.
+func (p *Publisher) Close() error {
+	p.stop.Do(func() { close(p.stopped) })
+	patience := time.NewTimer(closePatience)
+	defer patience.Stop()
+	select {
+	case <-p.done:
+	case <-patience.C:
+		p.conn.drop()
+		<-p.done
+	}
+	return nil
+}
+
+// open opens a channel in confirm mode.
+func (p *Publisher) open(ctx context.Context) (*amqp.Channel, error) {
+	ch, err := p.conn.Channel(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.conn.await(ctx, func() error { return ch.Confirm(false) }, nil); err != nil {
+		p.discard(ch)
+		return nil, err
+	}
+	return ch, nil
+}
+
+// discard closes a channel without waiting for it.
+func (p *Publisher) discard(ch *amqp.Channel) { p.conn.spawn(func() { _ = ch.Close() }) }
+
+// run serves one channel after the other.
+func (p *Publisher) run(ch *amqp.Channel) {
+	defer close(p.done)
+	for ch != nil {
+		why := p.serve(ch)
+		p.refusing.Store(&why)
+		p.empty()
+		if p.isStopped() {
+			return
+		}
+		p.log.Warn("publishing channel lost", "reason", why)
+		if ch = p.reopen(); ch != nil {
+			p.refusing.Store(nil)
+		}
+	}
+}
+
+func (p *Publisher) isStopped() bool {
+	select {
+	case <-p.stopped:
+		return true
+	default:
+		return false
+	}
+}
+
+// empty fails what waits in the queue.
+func (p *Publisher) empty() {
+	for {
+		select {
+		case s := <-p.queue:
+			s.conf.settle(1, p.refusal(s))
+		default:
+			return
+		}
+	}
+}
+
+// reopen gets another channel, and fails what comes meanwhile; nil at the end.
+func (p *Publisher) reopen() *amqp.Channel {
+	ctx, cancel := context.WithCancel(p.conn.ctx)
+	opened := make(chan *amqp.Channel, 1)
+	var opening sync.WaitGroup
+	if !p.o.OneChannel {
+		opening.Go(func() { opened <- p.keepOpening(ctx) })
+	}
+	defer opening.Wait()
+	defer cancel()
+	for {
+		select {
+		case ch := <-opened:
+			return ch
+		case s := <-p.queue:
+			s.conf.settle(1, p.refusal(s))
+		case <-p.stopped:
+			cancel()
+			opening.Wait()
+			select {
+			case ch := <-opened:
+				if ch != nil {
+					p.discard(ch)
+				}
+			default:
+			}
+			return nil
+		case <-p.conn.ctx.Done():
+			return nil
+		}
+	}
+}
+
+// keepOpening tries until it has a channel; nil once ctx ends.
+func (p *Publisher) keepOpening(ctx context.Context) *amqp.Channel {
+	for pause := p.conn.o.BackoffMin; ; pause = min(2*pause, p.conn.o.BackoffMax) {
+		ch, err := p.open(ctx)
+		if err == nil {
+			return ch
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		p.log.Warn("no channel to publish on", "reason", err)
+		select {
+		case <-p.conn.o.After(pause):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// serve publishes on a channel until it is lost, refuses (OneChannel), or Close, and says why.
+func (p *Publisher) serve(ch *amqp.Channel) error {
+	l := &life{
+		p: p, ch: ch,
+		// amqp091-go drops a return that finds no room: one for each message in the window, and
+		// one on either side of it.
+		returns:   ch.NotifyReturn(make(chan amqp.Return, p.o.Window+2)),
+		closes:    ch.NotifyClose(make(chan *amqp.Error, 1)),
+		unsettled: make(chan *sending, p.o.Window),
+		refused:   make(chan error, 1),
+	}
+	var settler sync.WaitGroup
+	settler.Go(l.settle)
+	why := l.write()
+	// Nothing new is taken from here on; closing the channel settles what is on its way.
+	p.refusing.Store(&why)
+	close(l.unsettled)
+	_ = ch.Close()
+	settler.Wait()
+	return why
+}
+
+// life is a publisher on one channel.
+type life struct {
+	p         *Publisher
+	ch        *amqp.Channel
+	returns   chan amqp.Return
+	closes    chan *amqp.Error
+	unsettled chan *sending
+	refused   chan error
+
+	// The settler's: returns that no message was found for yet.
+	returned []amqp.Return
+}
+
+// write sends what comes out of the queue.
+func (l *life) write() error {
+	for {
+		select {
+		case s := <-l.p.queue:
+			if s.conf.failure.Load() != nil {
+				// One that it belongs to has failed: it must not come after a hole.
+				s.conf.settle(1, nil)
+				continue
+			}
+			var err error
+			s.at = time.Now()
+			s.confirm, err = l.ch.PublishWithDeferredConfirm(s.exchange, s.key, true, false, s.msg)
+			if err != nil {
+				l.p.m.lost.Inc()
+				s.conf.settle(1, &LostError{Exchange: s.exchange, Key: s.key, Sent: !errors.Is(err, amqp.ErrClosed), Err: err})
+				return l.why(err)
+			}
+			l.p.m.unconfirmed.Inc()
+			select {
+			case l.unsettled <- s:
+			case <-l.p.stopped:
+				l.fail(s, errClosed)
+				return errClosed
+			}
+		case e := <-l.closes:
+			if e == nil {
+				e = amqp.ErrClosed
+			}
+			return e
+		case err := <-l.refused:
+			return err
+		case <-l.p.stopped:
+			return errClosed
+		}
+	}
+}
+
+// why prefers the broker's own words to what the write saw of it.
+func (l *life) why(err error) error {
+	select {
+	case e := <-l.closes:
+		if e != nil {
+			return e
+		}
+	default:
+	}
+	return err
+}
+
+func (l *life) fail(s *sending, why error) {
+	l.p.m.unconfirmed.Dec()
+	l.p.m.lost.Inc()
+	s.conf.settle(1, &LostError{Exchange: s.exchange, Key: s.key, Sent: true, Err: why})
+}
+
+// settle says what became of each message, in the order of sending.
+func (l *life) settle() {
+	for s := range l.unsettled {
+		<-s.confirm.Done()
+		var err error
+		switch {
+		case s.confirm.Acked():
+			err = l.wasReturned(s)
+		case l.ch.IsClosed():
+			// amqp091-go calls this a refusal, too.
+			l.fail(s, errChannelLost)
+			continue
+		default:
+			err = &NackedError{Exchange: s.exchange, Key: s.key}
+			l.p.m.nacked.Inc()
+		}
+		if err == nil {
+			l.p.m.confirm.Observe(time.Since(s.at).Seconds())
+			l.p.m.published.Inc()
+		} else if l.p.o.OneChannel {
+			select {
+			case l.refused <- err:
+			default:
+			}
+		}
+		l.p.m.unconfirmed.Dec()
+		s.conf.settle(1, err)
+	}
+}
+
+var errChannelLost = errors.New("the channel was lost before the broker confirmed")
+
+// wasReturned finds a confirmed message among those that came back: its return is here
+// before its confirm is. Where equal messages were sent, it makes no difference which of them
+// is said to have come back.
+func (l *life) wasReturned(s *sending) error {
+	for {
+		select {
+		case r, ok := <-l.returns:
+			if ok {
+				l.returned = append(l.returned, r)
+				continue
+			}
+		default:
+		}
+		break
+	}
+	for i, r := range l.returned {
+		if r.Exchange == s.exchange && r.RoutingKey == s.key && r.MessageId == s.msg.MessageId && bytes.Equal(r.Body, s.msg.Body) {
+			l.returned = append(l.returned[:i], l.returned[i+1:]...)
+			l.p.m.returned.Inc()
+			return &ReturnedError{Exchange: s.exchange, Key: s.key, Text: fmt.Sprintf("%d %s", r.ReplyCode, r.ReplyText)}
+		}
+	}
+	return nil
+}
+
+func blockedError(reason string) error { return &messages.BlockedError{What: "log", Reason: reason} }
