@@ -21,17 +21,17 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// postgresUser is the server's only user, and the name of the database that is there from the start.
+// postgresUser is the server's only user.
 const postgresUser = "footfall"
 
 // PostgresOptions says how a PostgreSQL server is started. The zero value is a durable server in a temporary folder.
 type PostgresOptions struct {
-	// Dir holds everything of the server and stays; "" is a temporary folder, which Stop removes. Where this process is root, the
-	// server's user must be able to reach it.
+	// Dir holds everything of the server from run to run; "" is a temporary folder, which Stop removes. Where this process is root,
+	// the server's user must be able to reach it.
 	Dir string
 	// Unsynced leaves the disk alone: a commit survives kill -9 of the server, but not a power cut.
 	Unsynced bool
-	// Settings go to postgresql.conf after the package's own.
+	// Settings are PostgreSQL's, by their names. They win over the package's own.
 	Settings map[string]string
 }
 
@@ -41,13 +41,15 @@ type Postgres struct {
 	temporary bool
 	bin       string
 	account   *syscall.Credential
+	settings  map[string]string
 	ports     *Ports
 	port      int
 	password  string
 	process   *Process
 }
 
-// StartPostgres makes a new database cluster and starts its server. It returns once the server takes connections.
+// StartPostgres starts a server over the data of its folder, which are made where there are none. It returns once the server
+// takes connections.
 //
 // PostgreSQL refuses to run as root: there it runs as the user postgres, or nobody.
 func StartPostgres(ctx context.Context, o PostgresOptions) (_ *Postgres, err error) {
@@ -81,6 +83,7 @@ func StartPostgres(ctx context.Context, o PostgresOptions) (_ *Postgres, err err
 	if err := p.init(ctx, o); err != nil {
 		return nil, err
 	}
+	p.configure(o)
 	return p, p.Restart(ctx)
 }
 
@@ -126,27 +129,37 @@ func account(names ...string) (*syscall.Credential, error) {
 }
 
 func (p *Postgres) data() string { return filepath.Join(p.dir, "data") }
-func (p *Postgres) log() string  { return filepath.Join(p.dir, "postgres.log") }
 
-// init makes the database cluster.
+// secret is the file with the password.
+func (p *Postgres) secret() string { return filepath.Join(p.dir, "password") }
+
+// init makes the data, or finds what the last run has left.
 func (p *Postgres) init(ctx context.Context, o PostgresOptions) error {
+	made := filepath.Join(p.dir, "made")
+	if _, err := os.Stat(made); err == nil {
+		password, err := os.ReadFile(p.secret())
+		p.password = strings.TrimSpace(string(password))
+		return err
+	}
+	// What a run that was cut short has left.
+	if err := os.RemoveAll(p.data()); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(p.data(), 0o700); err != nil {
 		return err
 	}
-	secret := filepath.Join(p.dir, "password")
-	if err := os.WriteFile(secret, []byte(p.password+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(p.secret(), []byte(p.password+"\n"), 0o600); err != nil {
 		return err
 	}
-	defer func() { _ = os.Remove(secret) }()
 	if p.account != nil {
-		for _, path := range []string{p.dir, p.data(), secret} {
+		for _, path := range []string{p.dir, p.data(), p.secret()} {
 			if err := os.Chown(path, int(p.account.Uid), int(p.account.Gid)); err != nil {
 				return err
 			}
 		}
 	}
 	args := []string{
-		"--pgdata", p.data(), "--username", postgresUser, "--pwfile", secret,
+		"--pgdata", p.data(), "--username", postgresUser, "--pwfile", p.secret(),
 		"--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C",
 	}
 	if o.Unsynced {
@@ -164,12 +177,12 @@ func (p *Postgres) init(ctx context.Context, o PostgresOptions) error {
 	if initdb.err != nil {
 		return initdb.Ended()
 	}
-	return p.configure(o)
+	return os.WriteFile(made, nil, 0o600)
 }
 
-// configure writes the settings.
-func (p *Postgres) configure(o PostgresOptions) error {
-	settings := map[string]string{
+// configure chooses the settings.
+func (p *Postgres) configure(o PostgresOptions) {
+	p.settings = map[string]string{
 		"listen_addresses":        "127.0.0.1",
 		"port":                    strconv.Itoa(p.port),
 		"unix_socket_directories": p.dir,
@@ -181,23 +194,13 @@ func (p *Postgres) configure(o PostgresOptions) error {
 		"checkpoint_timeout": "15min",
 	}
 	if len(p.dir) > 80 { // the path of a socket is short
-		settings["unix_socket_directories"] = ""
+		p.settings["unix_socket_directories"] = ""
 	}
 	if o.Unsynced {
-		settings["fsync"] = "off"
-		settings["full_page_writes"] = "off"
+		p.settings["fsync"] = "off"
+		p.settings["full_page_writes"] = "off"
 	}
-	maps.Copy(settings, o.Settings)
-	var text strings.Builder
-	for _, name := range slices.Sorted(maps.Keys(settings)) {
-		fmt.Fprintf(&text, "%s = '%s'\n", name, strings.ReplaceAll(settings[name], "'", "''"))
-	}
-	f, err := os.OpenFile(filepath.Join(p.data(), "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(text.String())
-	return errors.Join(err, f.Close())
+	maps.Copy(p.settings, o.Settings)
 }
 
 // start starts a program of PostgreSQL.
@@ -208,7 +211,7 @@ func (p *Postgres) start(name string, args []string, orphan syscall.Signal) (*Pr
 		Args:         args,
 		Env:          []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "TZ=UTC", "HOME=" + p.dir},
 		Dir:          p.dir,
-		Log:          p.log(),
+		Log:          p.Log(),
 		OrphanSignal: orphan,
 		User:         p.account,
 	})
@@ -232,8 +235,12 @@ func (p *Postgres) Restart(ctx context.Context) error {
 }
 
 func (p *Postgres) restart(ctx context.Context) error {
-	size := logSize(p.log())
-	process, err := p.start("postgres", []string{"-D", p.data()}, syscall.SIGQUIT)
+	size := logSize(p.Log())
+	args := []string{"-D", p.data()}
+	for _, name := range slices.Sorted(maps.Keys(p.settings)) {
+		args = append(args, "-c", name+"="+p.settings[name])
+	}
+	process, err := p.start("postgres", args, syscall.SIGQUIT)
 	if err != nil {
 		return err
 	}
@@ -247,7 +254,7 @@ func (p *Postgres) restart(ctx context.Context) error {
 		}
 		return conn.Close(ctx)
 	})
-	if err != nil && process.Ended() != nil && strings.Contains(logFrom(p.log(), size), "pre-existing shared memory block") {
+	if err != nil && process.Ended() != nil && strings.Contains(logFrom(p.Log(), size), "pre-existing shared memory block") {
 		return errOrphans
 	}
 	return err
@@ -268,6 +275,12 @@ func logFrom(path string, at int64) string {
 	}
 	return string(b[at:])
 }
+
+// Log is the file that the server's output is appended to.
+func (p *Postgres) Log() string { return filepath.Join(p.dir, "postgres.log") }
+
+// Done is closed once the server has ended, until the next Restart.
+func (p *Postgres) Done() <-chan struct{} { return p.process.Done() }
 
 // URL is the address of a database, with the password; "" names the one that is there from the start.
 func (p *Postgres) URL(database string) string {
@@ -329,7 +342,7 @@ func PostgresFor(t TB, o PostgresOptions) *Postgres {
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("PostgreSQL's log ends with:\n%s", Tail(p.log()))
+			t.Logf("PostgreSQL's log ends with:\n%s", Tail(p.Log()))
 		}
 		if err := p.Stop(context.WithoutCancel(t.Context())); err != nil {
 			t.Errorf("PostgreSQL: %v", err)
