@@ -88,10 +88,13 @@ type Score struct {
 
 // Status is what a shard tells of itself.
 type Status struct {
-	Shard          int
-	State          State
-	Epoch          uint64
-	Next           uint64
+	Shard int
+	State State
+	Epoch uint64
+	Next  uint64
+	// Checkpointed is the first offset that is not in the last checkpoint: from there on the
+	// shard needs its log.
+	Checkpointed   uint64
 	Lag            uint64
 	Customers      uint64
 	Resident       uint64

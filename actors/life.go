@@ -98,6 +98,7 @@ func (s *shard) restore(m *footfallv1.CheckpointMeta) error {
 	if err := s.fold.restore(m); err != nil {
 		return err
 	}
+	s.checkpoint.savedNext = m.GetNextOffset()
 	s.models.refs = m.GetModels()
 	s.customers = m.GetCustomers()
 	s.complete = s.customers == 0

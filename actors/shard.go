@@ -269,7 +269,7 @@ func (letter) IgnoreDeadLetterLogging() {}
 
 // publish lets others see how the shard is.
 func (s *shard) publish() {
-	st := Status{Shard: s.id, State: s.state, Epoch: s.epoch, Err: s.err, LastCheckpoint: s.checkpoint.last}
+	st := Status{Shard: s.id, State: s.state, Epoch: s.epoch, Err: s.err, LastCheckpoint: s.checkpoint.last, Checkpointed: s.checkpoint.savedNext}
 	if f := s.fold; f != nil {
 		st.Next, st.Customers = f.next, s.customers
 		st.Resident, st.ResidentBytes = uint64(s.residents.len()), s.residents.bytes()
