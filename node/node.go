@@ -169,7 +169,7 @@ func New(o Options) (_ *Node, err error) {
 		Limits:      api.Limits{Message: n.cfg.MaxMessage, Ingest: n.cfg.IngestBudget, Query: n.cfg.QueryTimeout},
 		Host:        n.host,
 		Models:      models,
-		DeadLetters: n.storage,
+		DeadLetters: n.storage.DeadLetters(),
 		Rates:       n.rates,
 		Ready:       n.Ready,
 		State:       func() string { return stateNames[n.state.Load()] },

@@ -500,54 +500,6 @@ func TestWithoutModelsANodeServesAndSaysSo(t *testing.T) {
 	}
 }
 
-// Whoever wrote it into the log: what cannot be folded is listed with its reason, and the
-// rest goes on.
-func TestDeadLettersAreListed(t *testing.T) {
-	n := launch(t, testConfig(t.TempDir()))
-	other := "1"
-	home := messages.ShardOf(other, n.cfg.Shards)
-	for shard := range n.cfg.Shards {
-		if shard == home {
-			continue
-		}
-		body, err := view(other, fmt.Sprint("e", shard), monday).MarshalVT()
-		require.NoError(t, err)
-		err = n.storage.Log.Append(t.Context(), shard, []messages.Record{
-			{Type: messages.EventRecord, Body: body}, {Type: messages.EventRecord, Body: []byte("\xff")},
-		})
-		require.NoError(t, err)
-	}
-	n.publish(t, view(other, "good", monday))
-	n.idle(t)
-	require.NoError(t, n.host.Checkpoint(t.Context()))
-
-	var got struct {
-		Letters []struct {
-			Shard         int
-			Field, Reason string
-			EventID       string `json:"event_id"`
-			Body          []byte
-		}
-	}
-	require.Equal(t, http.StatusOK, n.get(t, "/v1/deadletters", &got))
-	require.Len(t, got.Letters, 6)
-	require.Equal(t, "customer_id", got.Letters[0].Field)
-	require.Contains(t, got.Letters[0].Reason, "belongs to shard")
-	require.Equal(t, []byte("\xff"), got.Letters[1].Body)
-	require.Equal(t, http.StatusOK, n.get(t, "/v1/deadletters?limit=4", &got))
-	require.Len(t, got.Letters, 4)
-	shards := map[int]bool{}
-	for _, l := range got.Letters {
-		shards[l.Shard] = true
-	}
-	require.Len(t, shards, 3, "each has its share")
-
-	customer, err := n.GetCustomer(t.Context(), &footfallv1.GetCustomerRequest{CustomerId: other, WaitFor: "good"})
-	require.NoError(t, err)
-	require.Equal(t, uint64(1), customer.GetLifetime().GetEvents())
-	n.verified(t)
-}
-
 func TestMetricsOfANode(t *testing.T) {
 	n := launch(t, testConfig(t.TempDir()))
 	n.publish(t, view("1", "e", monday))

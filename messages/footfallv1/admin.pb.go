@@ -1281,7 +1281,11 @@ func (x *ListDeadLettersResponse) GetMore() bool {
 // DeadLetter is an event, or a whole message, that could not be accepted.
 type DeadLetter struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Of a letter out of a shard's log: the shard, the message's offset, and which event of it.
+	// <shard>-<offset>-<index> out of a shard's log. It never names another letter.
+	Id string `protobuf:"bytes,9,opt,name=id,proto3" json:"id,omitempty"`
+	// The log or queue that it was in: footfall.events.<shard> or footfall.unsharded.
+	Source string `protobuf:"bytes,10,opt,name=source,proto3" json:"source,omitempty"`
+	// Out of a shard's log: the shard, the offset of the message, and which event of it.
 	Shard  uint32 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
 	Offset int64  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
 	Index  uint32 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
@@ -1291,16 +1295,12 @@ type DeadLetter struct {
 	// As far as they could be read.
 	EventId    string `protobuf:"bytes,6,opt,name=event_id,json=eventId,proto3" json:"event_id,omitempty"`
 	CustomerId string `protobuf:"bytes,7,opt,name=customer_id,json=customerId,proto3" json:"customer_id,omitempty"`
-	// The event, or the message, as it was.
-	Body []byte `protobuf:"bytes,8,opt,name=body,proto3" json:"body,omitempty"`
-	// <shard>-<offset>-<index> out of a shard's log. It never names another letter.
-	Id string `protobuf:"bytes,9,opt,name=id,proto3" json:"id,omitempty"`
-	// The log or queue that it was in: footfall.events.<shard> or footfall.unsharded.
-	Source string `protobuf:"bytes,10,opt,name=source,proto3" json:"source,omitempty"`
 	// application/x-protobuf, application/json, whatever the publisher said, or empty where that is not known.
 	ContentType string `protobuf:"bytes,11,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
 	// Of protobuf, the message: footfall.v1.Event, footfall.v1.EventBatch or footfall.v1.Control; empty where it is not known.
-	Type          string `protobuf:"bytes,12,opt,name=type,proto3" json:"type,omitempty"`
+	Type string `protobuf:"bytes,12,opt,name=type,proto3" json:"type,omitempty"`
+	// The event, or the message, as it was.
+	Body          []byte `protobuf:"bytes,8,opt,name=body,proto3" json:"body,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1333,6 +1333,20 @@ func (x *DeadLetter) ProtoReflect() protoreflect.Message {
 // Deprecated: Use DeadLetter.ProtoReflect.Descriptor instead.
 func (*DeadLetter) Descriptor() ([]byte, []int) {
 	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *DeadLetter) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *DeadLetter) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
 }
 
 func (x *DeadLetter) GetShard() uint32 {
@@ -1384,27 +1398,6 @@ func (x *DeadLetter) GetCustomerId() string {
 	return ""
 }
 
-func (x *DeadLetter) GetBody() []byte {
-	if x != nil {
-		return x.Body
-	}
-	return nil
-}
-
-func (x *DeadLetter) GetId() string {
-	if x != nil {
-		return x.Id
-	}
-	return ""
-}
-
-func (x *DeadLetter) GetSource() string {
-	if x != nil {
-		return x.Source
-	}
-	return ""
-}
-
 func (x *DeadLetter) GetContentType() string {
 	if x != nil {
 		return x.ContentType
@@ -1417,6 +1410,13 @@ func (x *DeadLetter) GetType() string {
 		return x.Type
 	}
 	return ""
+}
+
+func (x *DeadLetter) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
 }
 
 type GetDeadLetterRequest struct {
@@ -2062,7 +2062,10 @@ const file_footfall_v1_admin_proto_rawDesc = "" +
 	"\aletters\x18\x01 \x03(\v2\x17.footfall.v1.DeadLetterR\aletters\x12\x12\n" +
 	"\x04more\x18\x02 \x01(\bR\x04more\"\xad\x02\n" +
 	"\n" +
-	"DeadLetter\x12\x14\n" +
+	"DeadLetter\x12\x0e\n" +
+	"\x02id\x18\t \x01(\tR\x02id\x12\x16\n" +
+	"\x06source\x18\n" +
+	" \x01(\tR\x06source\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x14\n" +
 	"\x05index\x18\x03 \x01(\rR\x05index\x12\x14\n" +
@@ -2070,13 +2073,10 @@ const file_footfall_v1_admin_proto_rawDesc = "" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x19\n" +
 	"\bevent_id\x18\x06 \x01(\tR\aeventId\x12\x1f\n" +
 	"\vcustomer_id\x18\a \x01(\tR\n" +
-	"customerId\x12\x12\n" +
-	"\x04body\x18\b \x01(\fR\x04body\x12\x0e\n" +
-	"\x02id\x18\t \x01(\tR\x02id\x12\x16\n" +
-	"\x06source\x18\n" +
-	" \x01(\tR\x06source\x12!\n" +
+	"customerId\x12!\n" +
 	"\fcontent_type\x18\v \x01(\tR\vcontentType\x12\x12\n" +
-	"\x04type\x18\f \x01(\tR\x04type\"&\n" +
+	"\x04type\x18\f \x01(\tR\x04type\x12\x12\n" +
+	"\x04body\x18\b \x01(\fR\x04body\"&\n" +
 	"\x14GetDeadLetterRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x89\x01\n" +
 	"\x15GetDeadLetterResponse\x12/\n" +

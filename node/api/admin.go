@@ -15,12 +15,8 @@ import (
 	"footfall/messages/footfallv1"
 )
 
-const (
-	defaultDeadLetters = 100
-	maxDeadLetters     = 10_000
-	// maxDifferences are told of one shard; one is enough to know that it is not equal.
-	maxDifferences = 20
-)
+// maxDifferences are told of one shard; one is enough to know that it is not equal.
+const maxDifferences = 20
 
 // Admin tells operators of a node and its shards, and moves its clock.
 type Admin struct {
@@ -28,8 +24,8 @@ type Admin struct {
 
 	host   Host
 	id     Identity
-	models Models      // may be nil
-	dead   DeadLetters // may be nil
+	models Models // may be nil
+	dead   *deadLetters
 	rates  *Rates
 	state  func() string
 	now    func() time.Time
@@ -212,25 +208,6 @@ func (s *Admin) Verify(r *footfallv1.VerifyRequest, stream grpc.ServerStreamingS
 		}
 	}
 	return nil
-}
-
-// ListDeadLetters implements the gRPC service.
-func (s *Admin) ListDeadLetters(ctx context.Context, r *footfallv1.ListDeadLettersRequest) (*footfallv1.ListDeadLettersResponse, error) {
-	limit := int(r.GetLimit())
-	switch {
-	case limit == 0:
-		limit = defaultDeadLetters
-	case limit > maxDeadLetters:
-		return nil, &messages.Fault{Field: "limit", Reason: fmt.Sprintf("must be at most %d", maxDeadLetters)}
-	}
-	if s.dead == nil {
-		return &footfallv1.ListDeadLettersResponse{}, nil
-	}
-	letters, err := s.dead.DeadLetters(ctx, limit)
-	if err != nil {
-		return nil, err
-	}
-	return &footfallv1.ListDeadLettersResponse{Letters: letters}, nil
 }
 
 // brief shortens what a client sent for an answer.

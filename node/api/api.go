@@ -56,7 +56,10 @@ func New(o Options) (*API, error) {
 		host: o.Host, id: o.Identity, models: o.Models,
 		validator: messages.Validator{Shards: o.Identity.Shards, Currency: o.Identity.Currency},
 	}
-	admin := &Admin{host: o.Host, id: o.Identity, models: o.Models, dead: o.DeadLetters, rates: o.Rates, state: o.State, now: o.Now}
+	admin := &Admin{
+		host: o.Host, id: o.Identity, models: o.Models, rates: o.Rates, state: o.State, now: o.Now,
+		dead: newDeadLetters(o.DeadLetters, ingest, o.Logger),
+	}
 
 	gateway, err := newGateway(newInProcess(c, ingest, customers, admin))
 	if err != nil {

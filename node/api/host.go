@@ -29,11 +29,6 @@ type Host interface {
 	Verify(ctx context.Context, shard int) (*actors.Verified, error)
 }
 
-// DeadLetters lists what could not be folded, of all shards.
-type DeadLetters interface {
-	DeadLetters(ctx context.Context, limit int) ([]*footfallv1.DeadLetter, error)
-}
-
 // Models tells of the models that a node runs. A node without any has none.
 type Models interface {
 	// List returns the models in order of name.

@@ -70,14 +70,7 @@ func (g *Ingest) publish(ctx context.Context, items []item) (*footfallv1.Publish
 	byShard := make(map[int][]*footfallv1.Event)
 	for i := range items {
 		it := &items[i]
-		if it.fault == nil {
-			it.eventID, it.customerID = it.event.GetEventId(), it.event.GetCustomerId()
-			it.fault = g.validator.Validate(it.event)
-		}
-		shard := messages.ShardOf(it.customerID, g.validator.Shards)
-		if it.fault == nil {
-			it.fault = g.host.CheckTime(shard, it.event.GetTime().AsTime().UnixMilli())
-		}
+		shard := g.check(it)
 		if it.fault != nil {
 			g.reject(answer, i, it)
 			continue
@@ -89,6 +82,48 @@ func (g *Ingest) publish(ctx context.Context, items []item) (*footfallv1.Publish
 		return nil, err
 	}
 	return answer, nil
+}
+
+// check finds the fault of an item, where it has one, and the shard of its customer.
+func (g *Ingest) check(it *item) (shard int) {
+	if it.fault == nil {
+		it.eventID, it.customerID = it.event.GetEventId(), it.event.GetCustomerId()
+		it.fault = g.validator.Validate(it.event)
+	}
+	shard = messages.ShardOf(it.customerID, g.validator.Shards)
+	if it.fault == nil {
+		it.fault = g.host.CheckTime(shard, it.event.GetTime().AsTime().UnixMilli())
+	}
+	return shard
+}
+
+// publishAgain takes in events that were refused before: all of them, or, where one has a fault,
+// none; then bad is its index, else -1.
+//
+// They lose the producer's number. Events with higher ones may be folded since, and beside those
+// it would make them duplicates: what a letter held would be lost without a word. Their IDs still
+// tell them from duplicates.
+func (g *Ingest) publishAgain(ctx context.Context, items []item) (bad int, err error) {
+	var size int64
+	for i := range items {
+		it := &items[i]
+		if it.fault == nil {
+			it.event.Producer, it.event.Sequence = "", 0
+			size += int64(it.event.SizeVT())
+		}
+		if g.check(it); it.fault != nil {
+			return i, nil
+		}
+	}
+	if err := g.gate.enter(size); err != nil {
+		return -1, err
+	}
+	defer g.gate.leave(size)
+	answer, err := g.publish(ctx, items)
+	if err == nil && len(answer.GetRejected()) > 0 {
+		return int(answer.GetRejected()[0].GetIndex()), nil
+	}
+	return -1, err
 }
 
 func (g *Ingest) reject(answer *footfallv1.PublishResponse, index int, it *item) {

@@ -61,7 +61,7 @@ func TestJSONNumbersAndWords(t *testing.T) {
 		{&footfallv1.SetClockRequest{Mode: footfallv1.ClockMode_CLOCK_MODE_DRIVEN}, `{"mode":"driven"}`},
 		{&footfallv1.SetClockRequest{}, `{"mode":"unspecified"}`},
 		{&footfallv1.SetClockRequest{Mode: 17}, `{"mode":"17"}`},
-		{&footfallv1.DeadLetter{Body: []byte{0, 255}, Reason: "a\"b\\\u2028<é\x00"}, `{"shard":0,"offset":0,"index":0,"field":"","reason":"a\"b\\\u2028\u003cé\u0000","event_id":"","customer_id":"","body":"AP8="}`},
+		{&footfallv1.DeadLetter{Body: []byte{0, 255}, Reason: "a\"b\\\u2028<é\x00"}, `{"id":"","source":"","shard":0,"offset":0,"index":0,"field":"","reason":"a\"b\\\u2028\u003cé\u0000","event_id":"","customer_id":"","content_type":"","type":"","body":"AP8="}`},
 		{&footfallv1.Customer{Features: map[string]float64{"overdue": 1, "zzz": 2, "recency_days": 3}}, `{"customer_id":"","shard":0,"owner":"","features":{"recency_days":3,"overdue":1,"zzz":2},"sequence":[],"segment":"","scores":[],"insights":[],"attributes":{},"identified_as":""}`},
 		{&footfallv1.HistoryEntry{Event: &footfallv1.Event{EventId: "e", Kind: &footfallv1.Event_Erase{Erase: &footfallv1.Erase{}}}}, `{"offset":0,"index":0,"event":{"event_id":"e","erase":{}},"outcome":"","reason":""}`},
 	} {

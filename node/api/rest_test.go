@@ -74,13 +74,15 @@ func (segments) Segment(model, _ string, value float32) string {
 }
 func (segments) Devices() []string { return []string{"CPU:0"} }
 
-type letters struct{}
-
-func (letters) DeadLetters(_ context.Context, limit int) ([]*footfallv1.DeadLetter, error) {
-	return []*footfallv1.DeadLetter{{Shard: 1, Offset: 7, Field: "time", Reason: fmt.Sprint("limit ", limit), Body: []byte{0, 1, 0xff}}}, nil
+func withRooms(o *Options) {
+	o.Models, o.DeadLetters = segments{}, newShelf(
+		&footfallv1.DeadLetter{
+			Id: "1-7-0", Source: "footfall.events.1", Shard: 1, Offset: 7, Field: "time", Reason: "is required", ContentType: messages.ContentProtobuf,
+			Type: messages.TypeEvent, EventId: "e", CustomerId: "900", Body: []byte("\n\x01e\x12\x03900"),
+		},
+		&footfallv1.DeadLetter{Id: "1-8-0", Source: "footfall.events.1", Shard: 1, Offset: 8, Reason: "unreadable", Body: []byte{0, 1, 0xff}},
+	)
 }
-
-func withRooms(o *Options) { o.Models, o.DeadLetters = segments{}, letters{} }
 
 func TestAnswersAsJSON(t *testing.T) {
 	h := &scripted{answer: customer(t, "900"), statuses: []actors.Status{
@@ -93,7 +95,8 @@ func TestAnswersAsJSON(t *testing.T) {
 		"cluster.json":     "/v1/cluster",
 		"shards.json":      "/v1/shards",
 		"models.json":      "/v1/models",
-		"deadletters.json": "/v1/deadletters?limit=5",
+		"deadletters.json": "/v1/deadletters?limit=1&reason=TIME:%20is",
+		"deadletter.json":  "/v1/deadletters/1-7-0",
 		"readyz.json":      "/readyz",
 		"healthz.json":     "/healthz",
 	} {
@@ -421,10 +424,10 @@ func TestOpenAPISaysWhatIsThere(t *testing.T) {
 	require.Contains(t, doc.Paths, "/v1/events")
 	for path, item := range doc.Paths {
 		for method := range item {
-			got := s.do(t, strings.ToUpper(method), strings.ReplaceAll(path, "{customer_id}", "x"), typeJSON, strings.NewReader("{}"))
+			got := s.do(t, strings.ToUpper(method), strings.NewReplacer("{customer_id}", "x", "{id}", "x").Replace(path), typeJSON, strings.NewReader("{}"))
 			require.NotContains(t, []int{http.StatusMethodNotAllowed}, got.code, path)
 			if got.code == http.StatusNotFound {
-				require.Contains(t, got.err(t).Message, "no event was ever seen", path)
+				require.Regexp(t, `^(customer "x": no event was ever seen|there is no dead letter "x")$`, got.err(t).Message, path)
 			}
 		}
 	}

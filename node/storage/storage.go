@@ -8,14 +8,12 @@
 package storage
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"footfall/actors"
@@ -153,53 +151,4 @@ func (s *Store) ScanBase(ctx context.Context, shard int, after string, limit int
 		return nil, err
 	}
 	return s.Store.ScanBase(ctx, shard, generation, after, limit)
-}
-
-// DeadLetters returns at most limit dead letters in order of shard and position: of each
-// shard that has any a fair share.
-func (s *Storage) DeadLetters(ctx context.Context, limit int) ([]*footfallv1.DeadLetter, error) {
-	type count struct {
-		shard int
-		kept  uint64
-	}
-	var counts []count
-	for shard := range s.shards {
-		kept, _, err := s.Store.DeadLetterCounts(ctx, shard)
-		if err != nil {
-			return nil, err
-		}
-		if kept > 0 {
-			counts = append(counts, count{shard, kept})
-		}
-	}
-	// Those with few come first, and leave what they do not need to the others.
-	slices.SortFunc(counts, func(a, b count) int { return cmp.Or(cmp.Compare(a.kept, b.kept), a.shard-b.shard) })
-	var out []*footfallv1.DeadLetter
-	for i, c := range counts {
-		others := len(counts) - i
-		share := (limit - len(out) + others - 1) / others
-		if share == 0 {
-			break
-		}
-		letters, err := s.Store.DeadLetters(ctx, c.shard, messages.Position{}, share)
-		if err != nil {
-			return nil, err
-		}
-		for _, l := range letters {
-			out = append(out, &footfallv1.DeadLetter{
-				Shard:      uint32(c.shard),
-				Offset:     int64(l.Position.Offset),
-				Index:      l.Position.Index,
-				Field:      l.Field,
-				Reason:     l.Reason,
-				EventId:    l.EventID,
-				CustomerId: l.CustomerID,
-				Body:       l.Body,
-			})
-		}
-	}
-	slices.SortFunc(out, func(a, b *footfallv1.DeadLetter) int {
-		return cmp.Or(cmp.Compare(a.GetShard(), b.GetShard()), cmp.Compare(a.GetOffset(), b.GetOffset()), cmp.Compare(a.GetIndex(), b.GetIndex()))
-	})
-	return out, nil
 }
