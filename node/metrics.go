@@ -7,6 +7,7 @@ import (
 
 	"footfall/node/api"
 	"footfall/node/storage"
+	"footfall/store/pebblelog"
 )
 
 // metrics are the series of the assembly itself.
@@ -16,6 +17,7 @@ type metrics struct {
 	trimmed    prometheus.Counter
 	trimErrors prometheus.Counter
 	retained   prometheus.Gauge
+	headroom   *prometheus.GaugeVec
 }
 
 func newMetrics(reg prometheus.Registerer, a *api.Metrics) (*metrics, error) {
@@ -27,15 +29,19 @@ func newMetrics(reg prometheus.Registerer, a *api.Metrics) (*metrics, error) {
 		}),
 		trimErrors: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "footfall_log_retention_errors_total",
-			Help: "Shards whose log could not be trimmed; it is tried again an hour later.",
+			Help: "Shards whose log could not be trimmed; it is tried again a minute later.",
 		}),
 		retained: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "footfall_log_last_retention_timestamp_seconds",
 			Help: "When retention last went through all shards.",
 		}),
+		headroom: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "footfall_log_headroom_messages",
+			Help: "Messages between the trimmed end of the log and what the shard's checkpoint has reached: at none, the shard stops with log_gap.",
+		}, []string{"shard"}),
 	}
 	return m, errors.Join(
-		reg.Register(m.trimmed), reg.Register(m.trimErrors), reg.Register(m.retained), registerProcess(reg))
+		reg.Register(m.trimmed), reg.Register(m.trimErrors), reg.Register(m.retained), reg.Register(m.headroom), registerProcess(reg))
 }
 
 // state tells in which state the node is.
@@ -73,25 +79,28 @@ func (c storageCollector) Collect(ch chan<- prometheus.Metric) {
 	send := func(d *prometheus.Desc, kind prometheus.ValueType, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, kind, v, labels...)
 	}
-	l, s := c.Log.Stats(), c.Store.Stats()
-	send(appendsDesc, prometheus.CounterValue, float64(l.Appends))
-	send(recordsDesc, prometheus.CounterValue, float64(l.Records))
-	send(rawDesc, prometheus.CounterValue, float64(l.RawBytes))
+	s := c.Store.Stats()
+	type disk struct {
+		bytes, commits, written, refused uint64
+		failed                           bool
+	}
+	disks := map[string]disk{"store": {s.DiskBytes, s.Commits, s.WALBytes + s.WrittenBytes, s.Refused, s.Failed}}
+	if log, ok := c.Log.(*pebblelog.Log); ok {
+		l := log.Stats()
+		disks["log"] = disk{l.DiskBytes, l.Commits, l.WALBytes + l.WrittenBytes, l.Refused, l.Failed}
+		send(appendsDesc, prometheus.CounterValue, float64(l.Appends))
+		send(recordsDesc, prometheus.CounterValue, float64(l.Records))
+		send(rawDesc, prometheus.CounterValue, float64(l.RawBytes))
+	}
 	send(savedDesc, prometheus.CounterValue, float64(s.Checkpoints))
 	send(customersDesc, prometheus.CounterValue, float64(s.Customers))
 	send(droppedDesc, prometheus.CounterValue, float64(s.DeadLettersDropped))
-	for room, st := range map[string]struct {
-		disk, commits, written, refused uint64
-		failed                          bool
-	}{
-		"log":   {l.DiskBytes, l.Commits, l.WALBytes + l.WrittenBytes, l.Refused, l.Failed},
-		"store": {s.DiskBytes, s.Commits, s.WALBytes + s.WrittenBytes, s.Refused, s.Failed},
-	} {
+	for room, st := range disks {
 		failed := 0.0
 		if st.failed {
 			failed = 1
 		}
-		send(diskDesc, prometheus.GaugeValue, float64(st.disk), room)
+		send(diskDesc, prometheus.GaugeValue, float64(st.bytes), room)
 		send(commitsDesc, prometheus.CounterValue, float64(st.commits), room)
 		send(writtenDesc, prometheus.CounterValue, float64(st.written), room)
 		send(refusedDesc, prometheus.CounterValue, float64(st.refused), room)

@@ -3,16 +3,18 @@ package node
 import (
 	"context"
 	"errors"
+	"strconv"
 	"sync"
 	"time"
 
 	"footfall/actors"
 	"footfall/messages"
-	"footfall/store/pebblelog"
+	"footfall/node/storage"
 )
 
-// retainEvery is how often the log is trimmed; the first time is when the node is active.
-const retainEvery = time.Hour
+// retainEvery is how often the log is trimmed, or held against what a broker has trimmed; the
+// first time is when the node is active.
+const retainEvery = time.Minute
 
 // guardedHost keeps folding a log again and trimming it apart: a history or a proof that
 // lost the beginning of its log half-way would be wrong, or an error that nobody understands.
@@ -58,10 +60,15 @@ func (n *Node) retention(ctx context.Context) error {
 
 // retain goes through all shards once. One that is being folded again is left for the next time.
 func (n *Node) retain(ctx context.Context) {
-	policy := pebblelog.TrimPolicy{MaxAge: n.cfg.LogAge, MaxBytes: n.cfg.LogSize}
+	policy := storage.Retention{MaxAge: n.cfg.LogAge, MaxBytes: n.cfg.LogSize}
 	var trimmed uint64
 	for _, st := range n.host.Status() {
-		if st.State != actors.Active || !n.host.trim[st.Shard].TryLock() {
+		if st.State != actors.Active {
+			n.metrics.headroom.DeleteLabelValues(strconv.Itoa(st.Shard))
+			continue
+		}
+		n.watchHeadroom(ctx, st)
+		if !n.host.trim[st.Shard].TryLock() {
 			continue
 		}
 		count, err := n.storage.Retain(ctx, st.Shard, st.Epoch, policy, n.now())
@@ -79,5 +86,20 @@ func (n *Node) retain(ctx context.Context) {
 	n.metrics.retained.Set(float64(n.now().UnixMilli()) / 1e3)
 	if trimmed > 0 {
 		n.logger.Info("log trimmed", "messages", trimmed)
+	}
+}
+
+// watchHeadroom tells how far a shard's checkpoint is from the trimmed end of its log, and
+// warns while what is not yet in a checkpoint is about to be trimmed.
+func (n *Node) watchHeadroom(ctx context.Context, st actors.Status) {
+	first, next, err := n.storage.Log.Bounds(ctx, st.Shard)
+	if err != nil {
+		return // whoever reads the log says so
+	}
+	headroom := max(first, st.Checkpointed) - first
+	n.metrics.headroom.WithLabelValues(strconv.Itoa(st.Shard)).Set(float64(headroom))
+	if first > 0 && st.Checkpointed < next && headroom < (next-first)/10 {
+		n.logger.Warn("the log is about to be trimmed past what is in a checkpoint: give it more room (log.retention), or the shard more time",
+			"shard", st.Shard, "headroom_messages", headroom, "behind_messages", next-st.Checkpointed)
 	}
 }

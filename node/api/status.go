@@ -52,6 +52,7 @@ func statusOf(err error) *status.Status {
 		rejected  *actors.RejectedError
 		busy      *actors.BusyError
 		overload  *OverloadError
+		blocked   *messages.BlockedError
 		notActive *actors.NotActiveError
 		closed    *messages.UnavailableError
 		stale     *messages.StaleEpochError
@@ -66,7 +67,7 @@ func statusOf(err error) *status.Status {
 		return detailed(codes.InvalidArgument, err.Error(), fieldDetail(fault.Field, fault.Reason))
 	case errors.As(err, &notFound):
 		return status.New(codes.NotFound, err.Error())
-	case errors.As(err, &busy), errors.As(err, &overload):
+	case errors.As(err, &busy), errors.As(err, &overload), errors.As(err, &blocked):
 		return detailed(codes.ResourceExhausted, err.Error(), retryDetail())
 	case errors.Is(err, actors.ErrClock):
 		return status.New(codes.FailedPrecondition, err.Error())

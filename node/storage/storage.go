@@ -1,13 +1,13 @@
-// Package storage opens the log and the store of a node on one machine and holds them
-// together. Its main type is [Storage], which promises:
+// Package storage opens the log and the store of a node and holds them together. Its main type is [Storage], which promises:
 //
 //  1. Log and store belong together: a store that was made with another log, and either that
 //     was made for another fold, is refused when it is opened.
 //  2. [Storage.Retain] never trims what is needed to fold a shard again: it makes a base
-//     snapshot first.
+//     snapshot first. Where the log's server trims by itself, it makes one before that.
 package storage
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,9 +24,19 @@ import (
 	"footfall/store/pebblestore"
 )
 
+// Log is a log that a node can have, wherever it is.
+type Log interface {
+	actors.Log
+	// UUID names the log: a store keeps it, to notice another log.
+	UUID() string
+	// CheckIdentity refuses a log that was made for another fold: *messages.IdentityError.
+	CheckIdentity(want messages.Identity) error
+	Close() error
+}
+
 // Storage is a log and its store.
 type Storage struct {
-	Log   *pebblelog.Log
+	Log   Log
 	Store *Store
 
 	shards int
@@ -34,8 +44,12 @@ type Storage struct {
 
 // Options says what to open.
 type Options struct {
-	LogDir, StoreDir string
-	Identity         messages.Identity
+	// LogDir holds a log of Pebble's. Where it is empty, Log is the log, opened; it is closed
+	// with the storage.
+	LogDir   string
+	Log      Log
+	StoreDir string
+	Identity messages.Identity
 	// Reserve is the free space of the disk, in bytes, below which writes are refused; 0 is none.
 	Reserve int64
 	Logger  *slog.Logger
@@ -63,11 +77,17 @@ func Open(o Options) (_ *Storage, err error) {
 			err = errors.Join(err, s.Close())
 		}
 	}()
-	if s.Log, err = openIn("log.url", o.LogDir, func(dir string) (*pebblelog.Log, error) {
-		return pebblelog.Open(dir, pebblelog.Options{Logger: o.Logger, Reserve: o.Reserve})
-	}); err != nil {
-		return nil, err
+	s.Log = o.Log
+	if o.LogDir != "" {
+		log, err := openIn("log.url", o.LogDir, func(dir string) (*pebblelog.Log, error) {
+			return pebblelog.Open(dir, pebblelog.Options{Logger: o.Logger, Reserve: o.Reserve})
+		})
+		if err != nil {
+			return nil, err
+		}
+		s.Log = log
 	}
+	logName := cmp.Or(o.LogDir, "the broker's log")
 	store, err := openIn("store.url", o.StoreDir, func(dir string) (*pebblestore.Store, error) {
 		return pebblestore.Open(dir, pebblestore.Options{Logger: o.Logger, Reserve: o.Reserve})
 	})
@@ -79,13 +99,13 @@ func Open(o Options) (_ *Storage, err error) {
 		key, dir string
 		do       func() error
 	}{
-		{"log.url", o.LogDir, func() error { return s.Log.CheckIdentity(o.Identity) }},
+		{"log.url", logName, func() error { return s.Log.CheckIdentity(o.Identity) }},
 		{"store.url", o.StoreDir, func() error { return s.Store.CheckIdentity(o.Identity) }},
 		{"store.url", o.StoreDir, func() error { return s.Store.CheckLog(s.Log.UUID()) }},
 	} {
 		err := check.do()
 		if fixed := (*messages.IdentityError)(nil); errors.As(err, &fixed) && fixed.Field == "log" {
-			return nil, fmt.Errorf("store.url: %s holds checkpoints of another log than %s: use the two that belong together, or empty directories: %w", o.StoreDir, o.LogDir, err)
+			return nil, fmt.Errorf("store.url: %s holds checkpoints of another log than %s: use the two that belong together, or an empty store: %w", o.StoreDir, logName, err)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %s: %w", check.key, check.dir, err)
@@ -133,7 +153,7 @@ func (s *Storage) Err(ctx context.Context) error {
 type Store struct{ *pebblestore.Store }
 
 var (
-	_ actors.Log   = (*pebblelog.Log)(nil)
+	_ Log          = (*pebblelog.Log)(nil)
 	_ actors.Store = (*Store)(nil)
 	_ actors.Bases = (*Store)(nil)
 )
