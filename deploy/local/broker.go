@@ -148,6 +148,7 @@ func (b *Broker) start(ctx context.Context) error {
 			return err
 		}
 	}
+	before := b.files.logged()
 	server, err := StartProcess(Command{
 		Title: "RabbitMQ",
 		Path:  b.found.script("rabbitmq-server"),
@@ -162,10 +163,13 @@ func (b *Broker) start(ctx context.Context) error {
 	ctx, stop := server.Watch(ctx)
 	defer stop(nil)
 	if err := Await(ctx, b.answers); err != nil {
-		if ended := server.Ended(); ended != nil {
-			return ended
+		if server.Ended() == nil {
+			return fmt.Errorf("RabbitMQ does not answer: %w; its log %s ends with:\n%s", err, b.files.log(), Tail(b.files.log()))
 		}
-		return fmt.Errorf("RabbitMQ does not answer: %w; its log %s ends with:\n%s", err, b.files.log(), Tail(b.files.log()))
+		if faults := b.files.faults(before); faults != "" {
+			return fmt.Errorf("RabbitMQ has not started; its log %s says:\n%s", b.files.log(), faults)
+		}
+		return server.Ended()
 	}
 	return nil
 }
@@ -255,7 +259,8 @@ func (b *Broker) Pid() int { return b.server.Pid() }
 // Done is closed once the broker's process, as of its last start, has ended.
 func (b *Broker) Done() <-chan struct{} { return b.server.Done() }
 
-// Kill ends the broker's process as a power cut would, and waits until it is gone.
+// Kill ends the broker's process as a power cut would, and waits until it is gone. What was declared in the last half second is
+// damaged by that: see Settle.
 func (b *Broker) Kill() error { return b.server.Kill() }
 
 // Restart starts the broker again over the same data and the same ports, and waits until it answers. One that runs is

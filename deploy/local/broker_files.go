@@ -57,6 +57,33 @@ func (f brokerFiles) write(o BrokerOptions, port brokerPorts) error {
 	)
 }
 
+// logged is how much the log has, in bytes.
+func (f brokerFiles) logged() int64 {
+	info, err := os.Stat(f.log())
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+// faults returns the first errors of the log from an offset on: what comes after them in a failed start is how processes of
+// Erlang's took it.
+func (f brokerFiles) faults(from int64) string {
+	const most = 12
+	text, err := os.ReadFile(f.log())
+	if err != nil {
+		return ""
+	}
+	var faults []string
+	for line := range strings.Lines(string(text[min(from, int64(len(text))):])) {
+		_, fault, ok := strings.Cut(line, "[error]")
+		if _, fault, _ = strings.Cut(fault, "> "); ok && strings.Trim(fault, "= \n") != "" && len(faults) < most {
+			faults = append(faults, strings.TrimRight(fault, "\n"))
+		}
+	}
+	return strings.Join(faults, "\n")
+}
+
 // writeCookie makes the cookie where there is none. Erlang takes it only where nobody else may read it.
 func (f brokerFiles) writeCookie() error {
 	err := os.WriteFile(filepath.Join(f.home(), ".erlang.cookie"), []byte(rand.Text()), 0o400)
