@@ -33,16 +33,31 @@ const (
 	maxName, maxReason = messages.MaxID, 1024
 )
 
-// Why something was rejected, as metrics tell it.
+// rejection is why something was rejected, as metrics tell it.
+type rejection uint8
+
 const (
-	rejectContent  = "content"    // neither protobuf nor JSON, or packed
-	rejectTooLarge = "too_large"  // the message, an event, or the number of events
-	rejectNoEvent  = "no_event"   // an empty message
-	rejectUnread   = "unreadable" // cannot be decoded
-	rejectInvalid  = "invalid"    // breaks a rule of events
+	rejectContent  rejection = iota // neither protobuf nor JSON, or packed
+	rejectTooLarge                  // the message, an event, or the number of events
+	rejectNoEvent                   // an empty message
+	rejectUnread                    // cannot be decoded
+	rejectInvalid                   // breaks a rule of events
+	rejections
 )
 
-var rejectReasons = []string{rejectContent, rejectTooLarge, rejectNoEvent, rejectUnread, rejectInvalid}
+func (r rejection) String() string {
+	return [...]string{"content", "too_large", "no_event", "unreadable", "invalid"}[r]
+}
+
+// rejectCounts counts by reason.
+type rejectCounts [rejections]uint32
+
+func (c *rejectCounts) total() (n uint32) {
+	for _, more := range c {
+		n += more
+	}
+	return n
+}
 
 // source is a message of the queue, as far as it matters.
 type source struct {
@@ -69,7 +84,7 @@ type piece struct {
 
 // reject is a letter for the dead, and why, for metrics.
 type reject struct {
-	why    string
+	why    rejection
 	letter *footfallv1.DeadLetter
 }
 
@@ -118,7 +133,7 @@ func (s *splitter) split(m source) *split {
 }
 
 // read decodes and validates the events. A fault is one of the message as a whole.
-func (s *splitter) read() (why string, f *messages.Fault) {
+func (s *splitter) read() (why rejection, f *messages.Fault) {
 	m := &s.src
 	// Anyone may have put another million bytes into each of these.
 	switch {
@@ -139,7 +154,7 @@ func (s *splitter) read() (why string, f *messages.Fault) {
 	switch m.name {
 	case messages.TypeEvent:
 		s.readProtobuf(0, m.body)
-		return "", nil
+		return 0, nil
 	case messages.TypeBatch:
 		return s.readBatch()
 	case messages.TypeControl:
@@ -166,7 +181,7 @@ func mediaType(contentType string) string {
 	return strings.ToLower(strings.TrimSpace(word))
 }
 
-func (s *splitter) readJSON() (why string, f *messages.Fault) {
+func (s *splitter) readJSON() (why rejection, f *messages.Fault) {
 	parts, err := messages.SplitJSONEvents(s.src.body)
 	if err != nil {
 		return rejectUnread, &messages.Fault{Reason: err.Error()}
@@ -187,7 +202,7 @@ func (s *splitter) readJSON() (why string, f *messages.Fault) {
 		}
 		s.add(ev.CustomerId, s.encode(ev))
 	}
-	return "", nil
+	return 0, nil
 }
 
 // encode is deterministic: the order of maps, which only profiles have, is not left to chance.
@@ -204,7 +219,7 @@ func (s *splitter) encode(ev *footfallv1.Event) []byte {
 
 // readBatch takes a batch as the readers of a log do: fields beside the events mean nothing,
 // and a batch that cannot be read to its end is unreadable as a whole.
-func (s *splitter) readBatch() (why string, f *messages.Fault) {
+func (s *splitter) readBatch() (why rejection, f *messages.Fault) {
 	events := 0
 	for b := s.src.body; len(b) > 0; {
 		raw, n := batchField(b)
@@ -231,7 +246,7 @@ func (s *splitter) readBatch() (why string, f *messages.Fault) {
 		}
 		b = b[n:]
 	}
-	return "", nil
+	return 0, nil
 }
 
 var noEvent = &messages.Fault{Reason: "the message holds no event"}
@@ -352,13 +367,13 @@ func clone(h hash.Hash) hash.Hash {
 }
 
 // whole rejects the message as it is.
-func (s *splitter) whole(why string, f *messages.Fault) *split {
+func (s *splitter) whole(why rejection, f *messages.Fault) *split {
 	s.out.pieces, s.out.rejects, s.out.events = s.out.pieces[:0], s.out.rejects[:0], 0
 	s.reject(why, f, 0, s.src.body, s.src.contentType, s.src.name, "", "")
 	return &s.out
 }
 
-func (s *splitter) reject(why string, f *messages.Fault, index int, body []byte, contentType, name, eventID, customerID string) {
+func (s *splitter) reject(why rejection, f *messages.Fault, index int, body []byte, contentType, name, eventID, customerID string) {
 	var sum [sha256.Size]byte
 	s.out.rejects = append(s.out.rejects, reject{why, &footfallv1.DeadLetter{
 		Id:          fmt.Sprintf("unsharded-%s-%d", hex.EncodeToString(s.digest.Sum(sum[:0])[:16]), index),
