@@ -64,8 +64,12 @@ func example() *fake {
 			}},
 		}},
 		letters: &footfallv1.ListDeadLettersResponse{Letters: []*footfallv1.DeadLetter{
-			{Shard: 1, Offset: 17, Index: 2, Field: "purchase.currency", Reason: "must be empty or USD, the currency of the cluster, not \"EUR\"", EventId: "b-1", CustomerId: "900"},
-		}},
+			{
+				Id: "1-17-2", Source: "footfall.events.1", Shard: 1, Offset: 17, Index: 2, Field: "purchase.currency",
+				Reason: "must be empty or USD, the currency of the cluster, not \"EUR\"", EventId: "b-1", CustomerId: "900",
+			},
+			{Id: "unsharded-0a1b-0", Source: "footfall.unsharded", Field: "customer_id", Reason: "must not contain control characters", EventId: "b-2", CustomerId: "\x1b[2J"},
+		}, More: true},
 		customer: state,
 		history: &footfallv1.GetHistoryResponse{Truncated: true, Entries: []*footfallv1.HistoryEntry{
 			{
@@ -139,7 +143,17 @@ func TestErrors(t *testing.T) {
 		{"cluster drain n1", 2, "footfall: 'footfall cluster drain' is not in this version: see 'footfall cluster --help'\n"},
 		{"cluster bogus", 2, "footfall: there is no command 'footfall cluster bogus': see 'footfall cluster --help'\n"},
 		{"models canary churn_risk", 2, "footfall: 'footfall models canary' is not in this version: see 'footfall models --help'\n"},
-		{"deadletters replay", 2, "footfall: 'footfall deadletters replay' is not in this version: see 'footfall deadletters --help'\n"},
+		{"deadletters mend", 2, "footfall: there is no command 'footfall deadletters mend': see 'footfall deadletters --help'\n"},
+		{"deadletters show", 2, "footfall: the ID of a dead letter is missing: see 'footfall deadletters show --help'\n"},
+		{"deadletters replay", 2, "footfall: the ID of a dead letter is missing, or --all: see 'footfall deadletters replay --help'\n"},
+		{"deadletters replay 1-2-3 --all", 2, "footfall: --all goes without IDs: see 'footfall deadletters replay --help'\n"},
+		{"deadletters replay 1-2-3 --reason time", 2, "footfall: --reason, --customer and --source choose among --all: see 'footfall deadletters replay --help'\n"},
+		{"deadletters drop --all", 2, "footfall: --all loses what the letters hold for good: look at them with 'footfall deadletters list', and say --yes: see 'footfall deadletters drop --help'\n"},
+		{"deadletters fix 1-2-3", 2, "footfall: say what is right: --set FIELD=VALUE, --unset FIELD, or --file FILE alone: see 'footfall deadletters fix --help'\n"},
+		{"deadletters fix 1-2-3 --file x --set a=b", 2, "footfall: say what is right: --set FIELD=VALUE, --unset FIELD, or --file FILE alone: see 'footfall deadletters fix --help'\n"},
+		{"deadletters fix 1-2-3 --set time", 2, "footfall: --set time: it is FIELD=VALUE: see 'footfall deadletters fix --help'\n"},
+		{"deadletters fix 1-2-3 --set lines[=1", 2, "footfall: --set lines[=1: brackets hold a number, such as lines[0], or a name: see 'footfall deadletters fix --help'\n"},
+		{"deadletters fix 1-2-3 --unset a..b", 2, "footfall: --unset a..b: a field is missing after the dot: see 'footfall deadletters fix --help'\n"},
 		{"shards --bogus", 2, "footfall: unknown flag: --bogus: see 'footfall shards --help'\n"},
 		{"shards extra", 2, "footfall: \"extra\" is one argument too many: see 'footfall shards --help'\n"},
 		{"shards -o xml", 2, "footfall: --output xml: it is table or json: see 'footfall shards --help'\n"},
