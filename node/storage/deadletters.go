@@ -48,6 +48,12 @@ func (d *DeadLetters) Visit(ctx context.Context, do func(*footfallv1.DeadLetter)
 	return nil
 }
 
+// VisitShard is Visit for the letters of one shard.
+func (d *DeadLetters) VisitShard(ctx context.Context, shard int, do func(*footfallv1.DeadLetter) (messages.Decision, error)) error {
+	_, err := d.visit(ctx, shard, do)
+	return err
+}
+
 // visit goes through the letters of one shard, and reports whether the next one is to follow.
 func (d *DeadLetters) visit(ctx context.Context, shard int, do func(*footfallv1.DeadLetter) (messages.Decision, error)) (more bool, err error) {
 	var from messages.Position
