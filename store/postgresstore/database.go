@@ -1,0 +1,263 @@
+package postgresstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"footfall/messages"
+)
+
+// leaseConns are the connections of a database that only leases use, so that no renewal waits
+// behind a checkpoint.
+const leaseConns = 2
+
+// database is one of the list.
+type database struct {
+	store *Store
+	index int
+	// name is where it is, without what is secret: "host:5432/name".
+	name        string
+	pool, lease *pgxpool.Pool
+
+	// failed is why the last call failed, nil after one that succeeded.
+	failed            atomic.Pointer[messages.UnavailableError]
+	retries, failures atomic.Uint64
+}
+
+func openDatabase(s *Store, index int, url string) (*database, error) {
+	cfg, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		// What the driver says quotes the URL.
+		return nil, fmt.Errorf("store.url: database %d: it must read postgres://user:password@host:port/database?sslmode=verify-full&...: %s", index, parseFault(url, err))
+	}
+	cc := cfg.ConnConfig
+	db := &database{
+		store: s,
+		index: index,
+		name:  net.JoinHostPort(cc.Host, strconv.Itoa(int(cc.Port))) + "/" + cc.Database,
+	}
+	if !strings.Contains(url, "pool_max_conns=") {
+		cfg.MaxConns = int32(s.options.MaxConns)
+	}
+	cfg.PingTimeout = 2 * time.Second
+	if cc.ConnectTimeout == 0 {
+		cc.ConnectTimeout = 5 * time.Second
+	}
+	timeout := strconv.FormatInt(s.options.Timeout.Milliseconds(), 10)
+	for name, value := range map[string]string{
+		"application_name":  "footfall",
+		"statement_timeout": timeout,
+		"lock_timeout":      timeout,
+		// A node that is gone without a word holds its shards' locks no longer than this.
+		"idle_in_transaction_session_timeout": "2000",
+	} {
+		if _, set := cc.RuntimeParams[name]; !set {
+			cc.RuntimeParams[name] = value
+		}
+	}
+	cfg.AfterConnect = db.connected
+	// No connection is made before the first call.
+	if db.pool, err = pgxpool.NewWithConfig(s.ctx, cfg); err != nil {
+		return nil, fmt.Errorf("store.url: database %d (%s): %w", index, db.name, err)
+	}
+	cfg = cfg.Copy()
+	cfg.MaxConns, cfg.MinConns, cfg.MinIdleConns = leaseConns, 0, 0
+	if db.lease, err = pgxpool.NewWithConfig(s.ctx, cfg); err != nil {
+		db.pool.Close()
+		return nil, fmt.Errorf("store.url: database %d (%s): %w", index, db.name, err)
+	}
+	return db, nil
+}
+
+// parseFault is what is wrong with a URL, without the URL.
+func parseFault(url string, err error) string {
+	text := err.Error()
+	if parse, ok := errors.AsType[*pgconn.ParseConfigError](err); ok {
+		text = strings.ReplaceAll(text, parse.ConnString, "the URL")
+	}
+	// Whatever stands before the host may be a password.
+	if at := strings.LastIndexByte(url, '@'); at >= 0 {
+		secret := url[:at]
+		if i := strings.Index(secret, "://"); i >= 0 {
+			secret = secret[i+3:]
+		}
+		for _, part := range append(strings.SplitN(secret, ":", 2), secret) {
+			if part != "" {
+				text = strings.ReplaceAll(text, part, "…")
+			}
+		}
+	}
+	return text
+}
+
+// connected prepares a new connection.
+func (db *database) connected(ctx context.Context, conn *pgx.Conn) error {
+	var mode string
+	if err := conn.QueryRow(ctx, `SHOW synchronous_commit`).Scan(&mode); err != nil {
+		if _, ok := errors.AsType[*pgconn.PgError](err); ok && !conn.IsClosed() {
+			return nil // a database without the setting has no commits that are not durable
+		}
+		return err
+	}
+	if mode == "off" {
+		_, err := conn.Exec(ctx, `SET synchronous_commit = on`)
+		return err
+	}
+	return nil
+}
+
+func (db *database) close() {
+	db.lease.Close()
+	db.pool.Close()
+}
+
+// The time between two tries: it doubles, and is drawn between half of it and all.
+const (
+	leastPause = 10 * time.Millisecond
+	mostPause  = time.Second
+)
+
+// retry calls do with a connection until it succeeds, fails for good, or Options.Patience or
+// ctx ends; try counts from 0. do must be repeatable: what an earlier try did may have taken
+// effect, or, where it was the answer to a commit that got lost, still be taking effect.
+func (db *database) retry(ctx context.Context, pool *pgxpool.Pool, do func(ctx context.Context, conn *pgx.Conn, try int) error) error {
+	return db.retryWithin(ctx, pool, db.store.options.Timeout, db.store.options.Patience, do)
+}
+
+func (db *database) retryWithin(ctx context.Context, pool *pgxpool.Pool, timeout, patience time.Duration, do func(ctx context.Context, conn *pgx.Conn, try int) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	defer context.AfterFunc(db.store.ctx, func() { stop(errClosed) })()
+	patient, done := context.WithTimeout(ctx, patience)
+	defer done()
+
+	var last error
+	for try, pause := 0, leastPause; ; try, pause = try+1, min(2*pause, mostPause) {
+		err := db.once(patient, pool, timeout, func(ctx context.Context, conn *pgx.Conn) error { return do(ctx, conn, try) })
+		fault := db.judge(err)
+		if !fault.again {
+			return fault.err
+		}
+		// What the end of the context has cut short says less than what failed before.
+		if last == nil || patient.Err() == nil {
+			last = err
+		}
+		if db.store.ctx.Err() != nil {
+			return errClosed
+		}
+		if patient.Err() == nil {
+			if try > 0 || fault.reset {
+				pool.Reset()
+			}
+			db.retries.Add(1)
+			db.store.options.Logger.Debug("a call to the database is tried again", "database", db.name, "try", try+1, "error", err)
+			timer := time.NewTimer(pause/2 + rand.N(pause/2))
+			select {
+			case <-timer.C:
+				continue
+			case <-patient.Done():
+				timer.Stop()
+			}
+		}
+		if db.store.ctx.Err() != nil {
+			return errClosed
+		}
+		if try == 0 && errors.Is(ctx.Err(), context.Canceled) {
+			return ctx.Err() // nothing has failed
+		}
+		return db.unavailable("it does not answer, or not as it should: check that it runs and can be reached", errors.Join(last, ctx.Err()))
+	}
+}
+
+// once makes one try.
+func (db *database) once(ctx context.Context, pool *pgxpool.Pool, timeout time.Duration, do func(context.Context, *pgx.Conn) error) error {
+	ctx, done := context.WithTimeout(ctx, timeout)
+	defer done()
+	conn, err := pool.Acquire(ctx)
+	if err != nil {
+		return &lostError{err}
+	}
+	defer conn.Release()
+	if err = do(ctx, conn.Conn()); err != nil && conn.Conn().IsClosed() {
+		return &lostError{err}
+	}
+	return err
+}
+
+// lostError says that there is no connection, or no longer.
+type lostError struct{ err error }
+
+func (e *lostError) Error() string { return e.err.Error() }
+func (e *lostError) Unwrap() error { return e.err }
+
+// fault is what becomes of an error.
+type fault struct {
+	err error
+	// again: another try may succeed. reset: over other connections only.
+	again, reset bool
+}
+
+// judge types an error.
+func (db *database) judge(err error) fault {
+	if err == nil {
+		db.failed.Store(nil)
+		return fault{}
+	}
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok {
+		// Without a word of the server it is the connection, or one of our own errors.
+		_, lost := errors.AsType[*lostError](err)
+		if !lost {
+			db.failed.Store(nil)
+		}
+		return fault{err: err, again: lost}
+	}
+	switch pg.Code {
+	case "57P01", "57P02", // it is shut down, or has crashed
+		"25006": // it is a standby
+		return fault{err: err, again: true, reset: true}
+	case "40001", "40003", "40P01", // a conflict of transactions, or nobody knows
+		"53300", "57P03", // it has too many clients, or starts
+		"55P03", "57014", "25P03", "25P04": // a timeout
+		return fault{err: err, again: true}
+	case "XX001", "XX002":
+		return fault{err: &messages.CorruptError{What: "database " + db.name, Reason: pg.Message}}
+	case "53100":
+		return fault{err: db.unavailable("its disk is full: free space there; all that was accepted is kept", err)}
+	}
+	if strings.HasPrefix(pg.Code, "08") {
+		return fault{err: err, again: true}
+	}
+	switch pg.Code {
+	case "28P01", "28000":
+		return fault{err: db.unavailable("it refuses the user or the password of store.url", err)}
+	case "3D000":
+		return fault{err: db.unavailable("there is no database of that name: create it (CREATE DATABASE), or correct store.url", err)}
+	case "42501":
+		return fault{err: db.unavailable("the user of store.url lacks a right: it must own the schema that the tables are in", err)}
+	}
+	return fault{err: db.unavailable("it refuses a statement", err)}
+}
+
+func (db *database) unavailable(reason string, err error) error {
+	u := &messages.UnavailableError{What: "store", Reason: "database " + db.name + ": " + reason, Err: err}
+	db.failures.Add(1)
+	if db.failed.Swap(u) == nil {
+		db.store.options.Logger.Warn("the database fails", "database", db.name, "error", u)
+	}
+	return u
+}

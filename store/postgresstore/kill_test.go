@@ -1,0 +1,5 @@
+package postgresstore
+
+const crashURLKey = "POSTGRESSTORE_TEST_CRASH_URL"
+
+func checkpointUntilKilled() {}

@@ -1,0 +1,100 @@
+package postgresstore
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"footfall/deploy/local"
+	"footfall/store/storetest"
+)
+
+// server is the PostgreSQL of all tests that do not harm it.
+var server *local.Postgres
+
+func TestMain(m *testing.M) {
+	if os.Getenv(crashURLKey) != "" {
+		checkpointUntilKilled()
+		return
+	}
+	var err error
+	if server, err = local.StartPostgres(context.Background(), local.PostgresOptions{Unsynced: os.Getenv("FOOTFALL_BENCH_SYNC") == ""}); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	if err := server.Stop(context.Background()); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+var databases atomic.Int64
+
+// newDatabase returns the address of an empty database.
+func newDatabase(tb testing.TB) string {
+	tb.Helper()
+	url, err := server.CreateDatabase(tb.Context(), fmt.Sprintf("test%d", databases.Add(1)))
+	require.NoError(tb, err)
+	return url
+}
+
+func open(tb testing.TB, o Options, urls ...string) *Store {
+	tb.Helper()
+	s, err := Open(tb.Context(), urls, o)
+	require.NoError(tb, err)
+	tb.Cleanup(func() { require.NoError(tb, s.Close()) })
+	return s
+}
+
+// exec runs a statement beside the store.
+func exec(tb testing.TB, url, sql string, args ...any) {
+	tb.Helper()
+	conn, err := pgx.Connect(tb.Context(), url)
+	require.NoError(tb, err)
+	defer func() { _ = conn.Close(tb.Context()) }()
+	_, err = conn.Exec(tb.Context(), sql, args...)
+	require.NoError(tb, err)
+}
+
+func conformance(t *testing.T, databases int) {
+	storetest.Run(t, func(t *testing.T) storetest.Harness {
+		var urls []string
+		for range databases {
+			urls = append(urls, newDatabase(t))
+		}
+		o := Options{DeadLetters: 20}
+		s := open(t, o, urls...)
+		return storetest.Harness{
+			Store:       s,
+			DeadLetters: 20,
+			Reopen: func(t *testing.T) storetest.Store {
+				require.NoError(t, s.Close())
+				s = open(t, o, urls...)
+				return s
+			},
+			Corrupt: func(t *testing.T, shard int, id string) {
+				exec(t, urls[shard%databases], `
+					UPDATE footfall_customers SET value = set_byte(value, octet_length(value) - 1, get_byte(value, octet_length(value) - 1) # 1)
+					WHERE shard = $1 AND id = $2`, shard, []byte(id))
+			},
+		}
+	})
+}
+
+func TestConformance(t *testing.T) { conformance(t, 1) }
+
+func TestConformanceOfSeveralDatabases(t *testing.T) { conformance(t, 3) }
