@@ -13,7 +13,8 @@ type tally struct {
 	// A row has width values; column is the one that is counted.
 	width, column int
 	edges         []float32
-	// counters are by model, then by bin.
+	// counters are by model, in the order of models, then by bin.
+	models   []string
 	counters [][]prometheus.Counter
 }
 
@@ -37,6 +38,7 @@ func tallies(models []*serving, l Layout, m *Metrics) []tally {
 					all = append(all, tally{input: in.Name, width: width, column: column, edges: b.Edges})
 					i = len(all) - 1
 				}
+				all[i].models = append(all[i].models, s.contract.Name)
 				all[i].counters = append(all[i].counters, m.inputs(s.contract.Name, b))
 				break
 			}
@@ -45,8 +47,11 @@ func tallies(models []*serving, l Layout, m *Metrics) []tally {
 	return all
 }
 
-// count adds the batch's rows to the counters.
-func (t *tally) count(b Batch) {
+// count adds the batch's rows to the counters: those of one model, or of all where it is "".
+func (t *tally) count(b Batch, model string) {
+	if model != "" && !slices.Contains(t.models, model) {
+		return
+	}
 	var bins [maxEdges + 1]int
 	for _, piece := range b.Input(t.input) {
 		for i := t.column; i < len(piece); i += t.width {
@@ -57,8 +62,10 @@ func (t *tally) count(b Batch) {
 		if n == 0 {
 			continue
 		}
-		for _, counters := range t.counters {
-			counters[i].Add(float64(n))
+		for m, counters := range t.counters {
+			if model == "" || t.models[m] == model {
+				counters[i].Add(float64(n))
+			}
 		}
 	}
 }

@@ -3,16 +3,23 @@ package inference
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
-// Request asks for the scores of a matrix of customers by every serving model. Neither
-// matrix may be written between the call of [Device.Score] and the reply.
+// Request asks for the scores of a matrix of customers by every serving model, or by the one
+// that it names. Neither matrix may be written between the call of [Device.Score] and the
+// reply.
 type Request struct {
 	Rows int
 	// Features has Rows × len(Layout.Features) values, row by row.
 	Features []float32
 	// Sequences has Rows × Layout.Steps × len(Layout.Columns) values.
 	Sequences []float32
+	// Model, where it is set, is the only one to run; a matrix that it is not fed may then be
+	// empty. Version is the one that must serve; any may where it is empty.
+	Model, Version string
+	// Synthetic rows stand for no customer: they are not counted as inputs, which tell of drift.
+	Synthetic bool
 	// Reply is called exactly once, from any goroutine, and must not block.
 	Reply func(Reply)
 }
@@ -22,6 +29,9 @@ type Request struct {
 type Reply struct {
 	Models []Scores
 	Err    error
+	// Fault is set where models failed that would have failed with any rows: another device
+	// may do better.
+	Fault *DeviceError
 }
 
 // Scores is one model's answer: a value for each row of the request, in its order.
@@ -35,7 +45,44 @@ var (
 	ErrClosed = errors.New("inference: the device is closed")
 	// ErrNoModel answers requests to a device on which no model serves.
 	ErrNoModel = errors.New("inference: no model serves on this device")
+	// ErrNoDevice answers requests while no device is in service.
+	ErrNoDevice = errors.New("inference: no device is in service")
 )
+
+// Reasons for which a device fails.
+const (
+	// FaultRun: sessions fail, whatever they are fed.
+	FaultRun = "run"
+	// FaultHang: a run takes longer than it may.
+	FaultHang = "hang"
+	// FaultLoad: models that other devices serve can't be loaded here.
+	FaultLoad = "load"
+)
+
+// DeviceError says that a device does not do its work, whatever the rows.
+type DeviceError struct {
+	Device string
+	// Reason is one of [FaultRun], [FaultHang] and [FaultLoad].
+	Reason string
+	Err    error
+}
+
+func (e *DeviceError) Error() string {
+	return fmt.Sprintf("inference: device %s fails: %v", e.Device, e.Err)
+}
+
+func (e *DeviceError) Unwrap() error { return e.Err }
+
+// NotServingError says that a model, or the version of it, that a request names does not serve
+// on the device.
+type NotServingError struct{ Model, Version string }
+
+func (e *NotServingError) Error() string {
+	if e.Version == "" {
+		return fmt.Sprintf("inference: no model %q serves", e.Model)
+	}
+	return fmt.Sprintf("inference: no version %q of a model %q serves", e.Version, e.Model)
+}
 
 // RequestError says what is wrong with a request.
 type RequestError struct {
@@ -75,11 +122,34 @@ func (r *Request) check(l Layout, maxRows int) error {
 	case r.Rows > maxRows:
 		return &RequestError{Field: "rows", Reason: fmt.Sprintf("is %d, more than the queue ever holds (%d)", r.Rows, maxRows)}
 	}
-	if want := r.Rows * l.width(Features); len(r.Features) != want {
-		return &RequestError{Field: "features", Reason: fmt.Sprintf("has %d values, where %d rows have %d", len(r.Features), r.Rows, want)}
+	for _, input := range []string{Features, Sequence} {
+		name, have := r.matrix(input)
+		if want := r.Rows * l.width(input); len(have) != want && (len(have) > 0 || r.Model == "") {
+			return &RequestError{Field: name, Reason: fmt.Sprintf("has %d values, where %d rows have %d", len(have), r.Rows, want)}
+		}
 	}
-	if want := r.Rows * l.width(Sequence); len(r.Sequences) != want {
-		return &RequestError{Field: "sequences", Reason: fmt.Sprintf("has %d values, where %d rows have %d", len(r.Sequences), r.Rows, want)}
+	return nil
+}
+
+// matrix returns the one that belongs to a contract's input, and what it is called here.
+func (r *Request) matrix(input string) (name string, values []float32) {
+	if input == Sequence {
+		return "sequences", r.Sequences
+	}
+	return "features", r.Features
+}
+
+// wants reports whether the request is for a version.
+func (r *Request) wants(s *serving) bool {
+	return r.Model == "" || r.Model == s.contract.Name && (r.Version == "" || r.Version == s.version)
+}
+
+// lacks reports a matrix that a version is fed and the request came without.
+func (r *Request) lacks(s *serving) error {
+	for _, in := range s.contract.Inputs {
+		if name, have := r.matrix(in.Name); len(have) == 0 {
+			return &RequestError{Field: name, Reason: fmt.Sprintf("is empty, and %s %s is fed it", s.contract.Name, s.version)}
+		}
 	}
 	return nil
 }

@@ -135,29 +135,39 @@ func (b *batch) reset() {
 func (b *batch) run() {
 	models := b.set.models
 	values := make([][]float32, len(models))
-	for m := range models {
-		values[m] = make([]float32, b.rows)
-	}
 	failed := make([]error, len(models))
-	b.eachPart(func(in Batch, first int) {
-		for m, s := range models {
+	for m, s := range models {
+		fed := func(r *Request) bool { return r.wants(s) && r.lacks(s) == nil }
+		rows := 0
+		for _, r := range b.requests {
+			if fed(r) {
+				rows += r.Rows
+			}
+		}
+		values[m] = make([]float32, rows)
+		b.eachPart(fed, func(in Batch, first int) {
 			if failed[m] == nil {
 				failed[m] = s.score(in, values[m][first:first+in.Rows])
 			}
-		}
-		for i := range b.set.tallies {
-			b.set.tallies[i].count(in)
-		}
-	})
+		})
+	}
+	b.count()
 
 	// One piece of memory for the lists of all replies.
 	scores := make([]Scores, 0, len(b.requests)*len(models))
-	first := 0
 	for _, r := range b.requests {
 		reply := Reply{Models: scores[len(scores) : len(scores) : len(scores)+len(models)]}
 		scores = scores[:len(scores)+len(models)]
 		for m, s := range models {
-			own := values[m][first : first+r.Rows : first+r.Rows]
+			if !r.wants(s) {
+				continue
+			}
+			if err := r.lacks(s); err != nil {
+				reply.Err = errors.Join(reply.Err, err)
+				continue
+			}
+			own := values[m][:r.Rows:r.Rows]
+			values[m] = values[m][r.Rows:]
 			if err := s.judge(own, failed[m]); err != nil {
 				reply.Err = errors.Join(reply.Err, err)
 				if failed[m] == nil && !s.strange.Swap(true) {
@@ -169,11 +179,31 @@ func (b *batch) run() {
 			s.series.rows.Add(float64(r.Rows))
 			reply.Models = append(reply.Models, Scores{Model: s.contract.Name, Version: s.version, Values: own})
 		}
-		first += r.Rows
 		b.answer(r, reply)
 	}
 	for m, s := range models {
 		s.report(failed[m])
+	}
+}
+
+// count adds the batch's rows to what models were fed. Rows for all of them are looked at once.
+func (b *batch) count() {
+	if len(b.set.tallies) == 0 {
+		return
+	}
+	all := func(r *Request) bool { return r.Model == "" && !r.Synthetic }
+	b.eachPart(all, func(in Batch, _ int) {
+		for i := range b.set.tallies {
+			b.set.tallies[i].count(in, "")
+		}
+	})
+	for _, s := range b.set.models {
+		own := func(r *Request) bool { return r.Model != "" && !r.Synthetic && r.wants(s) && r.lacks(s) == nil }
+		b.eachPart(own, func(in Batch, _ int) {
+			for i := range b.set.tallies {
+				b.set.tallies[i].count(in, s.contract.Name)
+			}
+		})
 	}
 }
 
@@ -184,6 +214,8 @@ func (b *batch) answer(r *Request, reply Reply) {
 		reply = Reply{Err: ErrNoModel}
 	case len(reply.Models) > 0:
 		reply.Err = nil
+	case reply.Err == nil:
+		reply = Reply{Err: &NotServingError{r.Model, r.Version}}
 	default:
 		reply.Models = nil
 	}
@@ -201,9 +233,9 @@ func (s *serving) score(in Batch, values []float32) error {
 	return nil
 }
 
-// eachPart calls f with the batch's rows in order, at most MaxRows at a time: one part,
-// unless a single request has more.
-func (b *batch) eachPart(f func(in Batch, first int)) {
+// eachPart calls f with the rows of those requests in order, at most MaxRows at a time: one
+// part, unless a single request has more.
+func (b *batch) eachPart(of func(*Request) bool, f func(in Batch, first int)) {
 	l, most := b.device.layout, b.device.MaxRows
 	features, sequence := l.width(Features), l.width(Sequence)
 	first := 0
@@ -215,10 +247,17 @@ func (b *batch) eachPart(f func(in Batch, first int)) {
 		b.input = Batch{Features: b.input.Features[:0], Sequences: b.input.Sequences[:0]}
 	}
 	for _, r := range b.requests {
+		if !of(r) {
+			continue
+		}
 		for from := 0; from < r.Rows; {
 			to := min(r.Rows, from+most-b.input.Rows)
-			b.input.Features = append(b.input.Features, r.Features[from*features:to*features])
-			b.input.Sequences = append(b.input.Sequences, r.Sequences[from*sequence:to*sequence])
+			if len(r.Features) > 0 {
+				b.input.Features = append(b.input.Features, r.Features[from*features:to*features])
+			}
+			if len(r.Sequences) > 0 {
+				b.input.Sequences = append(b.input.Sequences, r.Sequences[from*sequence:to*sequence])
+			}
 			b.input.Rows += to - from
 			from = to
 			if b.input.Rows == most {
