@@ -29,7 +29,7 @@ type GetCustomerRequest struct {
 	WaitFor string `protobuf:"bytes,2,opt,name=wait_for,json=waitFor,proto3" json:"wait_for,omitempty"`
 	// Compute the features as of this later time.
 	At *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`
-	// A model whose contributions are added.
+	// A model whose explanation is added.
 	Explain       string `protobuf:"bytes,4,opt,name=explain,proto3" json:"explain,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -175,7 +175,9 @@ type Customer struct {
 	Lifetime   *Lifetime         `protobuf:"bytes,11,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
 	Attributes map[string]string `protobuf:"bytes,12,rep,name=attributes,proto3" json:"attributes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Set once a guest is known under another name.
-	IdentifiedAs  string `protobuf:"bytes,13,opt,name=identified_as,json=identifiedAs,proto3" json:"identified_as,omitempty"`
+	IdentifiedAs string `protobuf:"bytes,13,opt,name=identified_as,json=identifiedAs,proto3" json:"identified_as,omitempty"`
+	// Where it was asked for.
+	Explanation   *Explanation `protobuf:"bytes,14,opt,name=explanation,proto3" json:"explanation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -301,6 +303,94 @@ func (x *Customer) GetIdentifiedAs() string {
 	return ""
 }
 
+func (x *Customer) GetExplanation() *Explanation {
+	if x != nil {
+		return x.Explanation
+	}
+	return nil
+}
+
+// Explanation says what each feature contributed to what a model says of a customer, compared
+// with the model's baseline customer. Contributions add up to value - baseline_value.
+type Explanation struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Model   string                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	Version string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// What the model says of the features in the answer.
+	Value float64 `protobuf:"fixed64,3,opt,name=value,proto3" json:"value,omitempty"`
+	// What it says of the baseline customer.
+	BaselineValue float64 `protobuf:"fixed64,4,opt,name=baseline_value,json=baselineValue,proto3" json:"baseline_value,omitempty"`
+	// By the names of what the model is fed.
+	Contributions map[string]float64 `protobuf:"bytes,5,rep,name=contributions,proto3" json:"contributions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Explanation) Reset() {
+	*x = Explanation{}
+	mi := &file_footfall_v1_query_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Explanation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Explanation) ProtoMessage() {}
+
+func (x *Explanation) ProtoReflect() protoreflect.Message {
+	mi := &file_footfall_v1_query_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Explanation.ProtoReflect.Descriptor instead.
+func (*Explanation) Descriptor() ([]byte, []int) {
+	return file_footfall_v1_query_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Explanation) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *Explanation) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Explanation) GetValue() float64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
+func (x *Explanation) GetBaselineValue() float64 {
+	if x != nil {
+		return x.BaselineValue
+	}
+	return 0
+}
+
+func (x *Explanation) GetContributions() map[string]float64 {
+	if x != nil {
+		return x.Contributions
+	}
+	return nil
+}
+
 type ShoppingDay struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	AgeDays       float64                `protobuf:"fixed64,1,opt,name=age_days,json=ageDays,proto3" json:"age_days,omitempty"`
@@ -314,7 +404,7 @@ type ShoppingDay struct {
 
 func (x *ShoppingDay) Reset() {
 	*x = ShoppingDay{}
-	mi := &file_footfall_v1_query_proto_msgTypes[3]
+	mi := &file_footfall_v1_query_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -326,7 +416,7 @@ func (x *ShoppingDay) String() string {
 func (*ShoppingDay) ProtoMessage() {}
 
 func (x *ShoppingDay) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_query_proto_msgTypes[3]
+	mi := &file_footfall_v1_query_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -339,7 +429,7 @@ func (x *ShoppingDay) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShoppingDay.ProtoReflect.Descriptor instead.
 func (*ShoppingDay) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_query_proto_rawDescGZIP(), []int{3}
+	return file_footfall_v1_query_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ShoppingDay) GetAgeDays() float64 {
@@ -391,7 +481,7 @@ type Score struct {
 
 func (x *Score) Reset() {
 	*x = Score{}
-	mi := &file_footfall_v1_query_proto_msgTypes[4]
+	mi := &file_footfall_v1_query_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -403,7 +493,7 @@ func (x *Score) String() string {
 func (*Score) ProtoMessage() {}
 
 func (x *Score) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_query_proto_msgTypes[4]
+	mi := &file_footfall_v1_query_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -416,7 +506,7 @@ func (x *Score) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Score.ProtoReflect.Descriptor instead.
 func (*Score) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_query_proto_rawDescGZIP(), []int{4}
+	return file_footfall_v1_query_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Score) GetModel() string {
@@ -467,7 +557,7 @@ type Insight struct {
 
 func (x *Insight) Reset() {
 	*x = Insight{}
-	mi := &file_footfall_v1_query_proto_msgTypes[5]
+	mi := &file_footfall_v1_query_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -479,7 +569,7 @@ func (x *Insight) String() string {
 func (*Insight) ProtoMessage() {}
 
 func (x *Insight) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_query_proto_msgTypes[5]
+	mi := &file_footfall_v1_query_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -492,7 +582,7 @@ func (x *Insight) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Insight.ProtoReflect.Descriptor instead.
 func (*Insight) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_query_proto_rawDescGZIP(), []int{5}
+	return file_footfall_v1_query_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Insight) GetInsightId() string {
@@ -557,7 +647,7 @@ type Lifetime struct {
 
 func (x *Lifetime) Reset() {
 	*x = Lifetime{}
-	mi := &file_footfall_v1_query_proto_msgTypes[6]
+	mi := &file_footfall_v1_query_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -569,7 +659,7 @@ func (x *Lifetime) String() string {
 func (*Lifetime) ProtoMessage() {}
 
 func (x *Lifetime) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_query_proto_msgTypes[6]
+	mi := &file_footfall_v1_query_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -582,7 +672,7 @@ func (x *Lifetime) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lifetime.ProtoReflect.Descriptor instead.
 func (*Lifetime) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_query_proto_rawDescGZIP(), []int{6}
+	return file_footfall_v1_query_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Lifetime) GetEvents() uint64 {
@@ -701,7 +791,7 @@ type BatchGetCustomersRequest struct {
 
 func (x *BatchGetCustomersRequest) Reset() {
 	*x = BatchGetCustomersRequest{}
-	mi := &file_footfall_v1_query_proto_msgTypes[7]
+	mi := &file_footfall_v1_query_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -713,7 +803,7 @@ func (x *BatchGetCustomersRequest) String() string {
 func (*BatchGetCustomersRequest) ProtoMessage() {}
 
 func (x *BatchGetCustomersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_query_proto_msgTypes[7]
+	mi := &file_footfall_v1_query_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -726,7 +816,7 @@ func (x *BatchGetCustomersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchGetCustomersRequest.ProtoReflect.Descriptor instead.
 func (*BatchGetCustomersRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_query_proto_rawDescGZIP(), []int{7}
+	return file_footfall_v1_query_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *BatchGetCustomersRequest) GetCustomerIds() []string {
@@ -754,7 +844,7 @@ type BatchGetCustomersResponse struct {
 
 func (x *BatchGetCustomersResponse) Reset() {
 	*x = BatchGetCustomersResponse{}
-	mi := &file_footfall_v1_query_proto_msgTypes[8]
+	mi := &file_footfall_v1_query_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -766,7 +856,7 @@ func (x *BatchGetCustomersResponse) String() string {
 func (*BatchGetCustomersResponse) ProtoMessage() {}
 
 func (x *BatchGetCustomersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_query_proto_msgTypes[8]
+	mi := &file_footfall_v1_query_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -779,7 +869,7 @@ func (x *BatchGetCustomersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchGetCustomersResponse.ProtoReflect.Descriptor instead.
 func (*BatchGetCustomersResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_query_proto_rawDescGZIP(), []int{8}
+	return file_footfall_v1_query_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *BatchGetCustomersResponse) GetCustomers() []*Customer {
@@ -807,7 +897,7 @@ type GetHistoryRequest struct {
 
 func (x *GetHistoryRequest) Reset() {
 	*x = GetHistoryRequest{}
-	mi := &file_footfall_v1_query_proto_msgTypes[9]
+	mi := &file_footfall_v1_query_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -819,7 +909,7 @@ func (x *GetHistoryRequest) String() string {
 func (*GetHistoryRequest) ProtoMessage() {}
 
 func (x *GetHistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_query_proto_msgTypes[9]
+	mi := &file_footfall_v1_query_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -832,7 +922,7 @@ func (x *GetHistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHistoryRequest.ProtoReflect.Descriptor instead.
 func (*GetHistoryRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_query_proto_rawDescGZIP(), []int{9}
+	return file_footfall_v1_query_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetHistoryRequest) GetCustomerId() string {
@@ -865,7 +955,7 @@ type HistoryEntry struct {
 
 func (x *HistoryEntry) Reset() {
 	*x = HistoryEntry{}
-	mi := &file_footfall_v1_query_proto_msgTypes[10]
+	mi := &file_footfall_v1_query_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -877,7 +967,7 @@ func (x *HistoryEntry) String() string {
 func (*HistoryEntry) ProtoMessage() {}
 
 func (x *HistoryEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_query_proto_msgTypes[10]
+	mi := &file_footfall_v1_query_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -890,7 +980,7 @@ func (x *HistoryEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryEntry.ProtoReflect.Descriptor instead.
 func (*HistoryEntry) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_query_proto_rawDescGZIP(), []int{10}
+	return file_footfall_v1_query_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *HistoryEntry) GetOffset() int64 {
@@ -946,7 +1036,7 @@ type GetHistoryResponse struct {
 
 func (x *GetHistoryResponse) Reset() {
 	*x = GetHistoryResponse{}
-	mi := &file_footfall_v1_query_proto_msgTypes[11]
+	mi := &file_footfall_v1_query_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -958,7 +1048,7 @@ func (x *GetHistoryResponse) String() string {
 func (*GetHistoryResponse) ProtoMessage() {}
 
 func (x *GetHistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_query_proto_msgTypes[11]
+	mi := &file_footfall_v1_query_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -971,7 +1061,7 @@ func (x *GetHistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetHistoryResponse.ProtoReflect.Descriptor instead.
 func (*GetHistoryResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_query_proto_rawDescGZIP(), []int{11}
+	return file_footfall_v1_query_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetHistoryResponse) GetEntries() []*HistoryEntry {
@@ -1002,7 +1092,7 @@ const file_footfall_v1_query_proto_rawDesc = "" +
 	"\x04AsOf\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x19\n" +
-	"\bstale_ms\x18\x03 \x01(\x03R\astaleMs\"\xcd\x05\n" +
+	"\bstale_ms\x18\x03 \x01(\x03R\astaleMs\"\x89\x06\n" +
 	"\bCustomer\x12\x1f\n" +
 	"\vcustomer_id\x18\x01 \x01(\tR\n" +
 	"customerId\x12\x14\n" +
@@ -1020,13 +1110,23 @@ const file_footfall_v1_query_proto_rawDesc = "" +
 	"\n" +
 	"attributes\x18\f \x03(\v2%.footfall.v1.Customer.AttributesEntryR\n" +
 	"attributes\x12#\n" +
-	"\ridentified_as\x18\r \x01(\tR\fidentifiedAs\x1a;\n" +
+	"\ridentified_as\x18\r \x01(\tR\fidentifiedAs\x12:\n" +
+	"\vexplanation\x18\x0e \x01(\v2\x18.footfall.v1.ExplanationR\vexplanation\x1a;\n" +
 	"\rFeaturesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\x1a=\n" +
 	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa9\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8f\x02\n" +
+	"\vExplanation\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x14\n" +
+	"\x05value\x18\x03 \x01(\x01R\x05value\x12%\n" +
+	"\x0ebaseline_value\x18\x04 \x01(\x01R\rbaselineValue\x12Q\n" +
+	"\rcontributions\x18\x05 \x03(\v2+.footfall.v1.Explanation.ContributionsEntryR\rcontributions\x1a@\n" +
+	"\x12ContributionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"\xa9\x01\n" +
 	"\vShoppingDay\x12\x19\n" +
 	"\bage_days\x18\x01 \x01(\x01R\aageDays\x12\x19\n" +
 	"\bgap_days\x18\x02 \x01(\x01R\agapDays\x12\x1b\n" +
@@ -1103,54 +1203,58 @@ func file_footfall_v1_query_proto_rawDescGZIP() []byte {
 	return file_footfall_v1_query_proto_rawDescData
 }
 
-var file_footfall_v1_query_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_footfall_v1_query_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_footfall_v1_query_proto_goTypes = []any{
 	(*GetCustomerRequest)(nil),        // 0: footfall.v1.GetCustomerRequest
 	(*AsOf)(nil),                      // 1: footfall.v1.AsOf
 	(*Customer)(nil),                  // 2: footfall.v1.Customer
-	(*ShoppingDay)(nil),               // 3: footfall.v1.ShoppingDay
-	(*Score)(nil),                     // 4: footfall.v1.Score
-	(*Insight)(nil),                   // 5: footfall.v1.Insight
-	(*Lifetime)(nil),                  // 6: footfall.v1.Lifetime
-	(*BatchGetCustomersRequest)(nil),  // 7: footfall.v1.BatchGetCustomersRequest
-	(*BatchGetCustomersResponse)(nil), // 8: footfall.v1.BatchGetCustomersResponse
-	(*GetHistoryRequest)(nil),         // 9: footfall.v1.GetHistoryRequest
-	(*HistoryEntry)(nil),              // 10: footfall.v1.HistoryEntry
-	(*GetHistoryResponse)(nil),        // 11: footfall.v1.GetHistoryResponse
-	nil,                               // 12: footfall.v1.Customer.FeaturesEntry
-	nil,                               // 13: footfall.v1.Customer.AttributesEntry
-	(*timestamppb.Timestamp)(nil),     // 14: google.protobuf.Timestamp
-	(*Event)(nil),                     // 15: footfall.v1.Event
+	(*Explanation)(nil),               // 3: footfall.v1.Explanation
+	(*ShoppingDay)(nil),               // 4: footfall.v1.ShoppingDay
+	(*Score)(nil),                     // 5: footfall.v1.Score
+	(*Insight)(nil),                   // 6: footfall.v1.Insight
+	(*Lifetime)(nil),                  // 7: footfall.v1.Lifetime
+	(*BatchGetCustomersRequest)(nil),  // 8: footfall.v1.BatchGetCustomersRequest
+	(*BatchGetCustomersResponse)(nil), // 9: footfall.v1.BatchGetCustomersResponse
+	(*GetHistoryRequest)(nil),         // 10: footfall.v1.GetHistoryRequest
+	(*HistoryEntry)(nil),              // 11: footfall.v1.HistoryEntry
+	(*GetHistoryResponse)(nil),        // 12: footfall.v1.GetHistoryResponse
+	nil,                               // 13: footfall.v1.Customer.FeaturesEntry
+	nil,                               // 14: footfall.v1.Customer.AttributesEntry
+	nil,                               // 15: footfall.v1.Explanation.ContributionsEntry
+	(*timestamppb.Timestamp)(nil),     // 16: google.protobuf.Timestamp
+	(*Event)(nil),                     // 17: footfall.v1.Event
 }
 var file_footfall_v1_query_proto_depIdxs = []int32{
-	14, // 0: footfall.v1.GetCustomerRequest.at:type_name -> google.protobuf.Timestamp
-	14, // 1: footfall.v1.AsOf.time:type_name -> google.protobuf.Timestamp
+	16, // 0: footfall.v1.GetCustomerRequest.at:type_name -> google.protobuf.Timestamp
+	16, // 1: footfall.v1.AsOf.time:type_name -> google.protobuf.Timestamp
 	1,  // 2: footfall.v1.Customer.as_of:type_name -> footfall.v1.AsOf
-	14, // 3: footfall.v1.Customer.last_event_time:type_name -> google.protobuf.Timestamp
-	12, // 4: footfall.v1.Customer.features:type_name -> footfall.v1.Customer.FeaturesEntry
-	3,  // 5: footfall.v1.Customer.sequence:type_name -> footfall.v1.ShoppingDay
-	4,  // 6: footfall.v1.Customer.scores:type_name -> footfall.v1.Score
-	5,  // 7: footfall.v1.Customer.insights:type_name -> footfall.v1.Insight
-	6,  // 8: footfall.v1.Customer.lifetime:type_name -> footfall.v1.Lifetime
-	13, // 9: footfall.v1.Customer.attributes:type_name -> footfall.v1.Customer.AttributesEntry
-	14, // 10: footfall.v1.Score.time:type_name -> google.protobuf.Timestamp
-	14, // 11: footfall.v1.Insight.time:type_name -> google.protobuf.Timestamp
-	14, // 12: footfall.v1.BatchGetCustomersRequest.at:type_name -> google.protobuf.Timestamp
-	2,  // 13: footfall.v1.BatchGetCustomersResponse.customers:type_name -> footfall.v1.Customer
-	15, // 14: footfall.v1.HistoryEntry.event:type_name -> footfall.v1.Event
-	2,  // 15: footfall.v1.HistoryEntry.state:type_name -> footfall.v1.Customer
-	10, // 16: footfall.v1.GetHistoryResponse.entries:type_name -> footfall.v1.HistoryEntry
-	0,  // 17: footfall.v1.CustomerService.GetCustomer:input_type -> footfall.v1.GetCustomerRequest
-	7,  // 18: footfall.v1.CustomerService.BatchGetCustomers:input_type -> footfall.v1.BatchGetCustomersRequest
-	9,  // 19: footfall.v1.CustomerService.GetHistory:input_type -> footfall.v1.GetHistoryRequest
-	2,  // 20: footfall.v1.CustomerService.GetCustomer:output_type -> footfall.v1.Customer
-	8,  // 21: footfall.v1.CustomerService.BatchGetCustomers:output_type -> footfall.v1.BatchGetCustomersResponse
-	11, // 22: footfall.v1.CustomerService.GetHistory:output_type -> footfall.v1.GetHistoryResponse
-	20, // [20:23] is the sub-list for method output_type
-	17, // [17:20] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	16, // 3: footfall.v1.Customer.last_event_time:type_name -> google.protobuf.Timestamp
+	13, // 4: footfall.v1.Customer.features:type_name -> footfall.v1.Customer.FeaturesEntry
+	4,  // 5: footfall.v1.Customer.sequence:type_name -> footfall.v1.ShoppingDay
+	5,  // 6: footfall.v1.Customer.scores:type_name -> footfall.v1.Score
+	6,  // 7: footfall.v1.Customer.insights:type_name -> footfall.v1.Insight
+	7,  // 8: footfall.v1.Customer.lifetime:type_name -> footfall.v1.Lifetime
+	14, // 9: footfall.v1.Customer.attributes:type_name -> footfall.v1.Customer.AttributesEntry
+	3,  // 10: footfall.v1.Customer.explanation:type_name -> footfall.v1.Explanation
+	15, // 11: footfall.v1.Explanation.contributions:type_name -> footfall.v1.Explanation.ContributionsEntry
+	16, // 12: footfall.v1.Score.time:type_name -> google.protobuf.Timestamp
+	16, // 13: footfall.v1.Insight.time:type_name -> google.protobuf.Timestamp
+	16, // 14: footfall.v1.BatchGetCustomersRequest.at:type_name -> google.protobuf.Timestamp
+	2,  // 15: footfall.v1.BatchGetCustomersResponse.customers:type_name -> footfall.v1.Customer
+	17, // 16: footfall.v1.HistoryEntry.event:type_name -> footfall.v1.Event
+	2,  // 17: footfall.v1.HistoryEntry.state:type_name -> footfall.v1.Customer
+	11, // 18: footfall.v1.GetHistoryResponse.entries:type_name -> footfall.v1.HistoryEntry
+	0,  // 19: footfall.v1.CustomerService.GetCustomer:input_type -> footfall.v1.GetCustomerRequest
+	8,  // 20: footfall.v1.CustomerService.BatchGetCustomers:input_type -> footfall.v1.BatchGetCustomersRequest
+	10, // 21: footfall.v1.CustomerService.GetHistory:input_type -> footfall.v1.GetHistoryRequest
+	2,  // 22: footfall.v1.CustomerService.GetCustomer:output_type -> footfall.v1.Customer
+	9,  // 23: footfall.v1.CustomerService.BatchGetCustomers:output_type -> footfall.v1.BatchGetCustomersResponse
+	12, // 24: footfall.v1.CustomerService.GetHistory:output_type -> footfall.v1.GetHistoryResponse
+	22, // [22:25] is the sub-list for method output_type
+	19, // [19:22] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_footfall_v1_query_proto_init() }
@@ -1165,7 +1269,7 @@ func file_footfall_v1_query_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_footfall_v1_query_proto_rawDesc), len(file_footfall_v1_query_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
