@@ -42,7 +42,7 @@ func encodeOutbox(b *pebble.Batch, shard int, rows []messages.OutboxRow) error {
 
 // Outbox returns at most limit rows with sequences above after, in their order.
 func (s *Store) Outbox(ctx context.Context, shard int, epoch, after uint64, limit int) ([]messages.OutboxRow, error) {
-	_, leave, err := s.enterAs(ctx, shard, epoch)
+	sh, leave, err := s.enterAs(ctx, shard, epoch)
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +55,10 @@ func (s *Store) Outbox(ctx context.Context, shard int, epoch, after uint64, limi
 		out = append(out, messages.OutboxRow{Seq: binary.BigEndian.Uint64(k[prefixLen:]), Body: slices.Clone(v)})
 		return ""
 	})
-	return out, err
+	if err := s.readAs(sh, epoch, err); err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // DeleteOutbox removes the rows with sequences up to and including through, durably.

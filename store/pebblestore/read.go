@@ -16,7 +16,7 @@ import (
 // Get returns the values of customers, nil for each that the store does not have. The
 // values share their memory: copy what is to be kept longer than the others.
 func (s *Store) Get(ctx context.Context, shard int, epoch uint64, ids []string) ([][]byte, error) {
-	_, leave, err := s.enterAs(ctx, shard, epoch)
+	sh, leave, err := s.enterAs(ctx, shard, epoch)
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +61,7 @@ func (s *Store) Get(ctx context.Context, shard int, epoch uint64, ids []string) 
 		out[i], buf = carve(buf, v)
 		hits++
 	}
-	if err := s.closeIter(ctx, it, what, err); err != nil {
+	if err := s.readAs(sh, epoch, s.closeIter(ctx, it, what, err)); err != nil {
 		return nil, err
 	}
 	s.gets.Add(uint64(len(ids)))
@@ -101,12 +101,16 @@ func carve(buf, v []byte) (copied, rest []byte) {
 // exceed limit bytes or none is left. IDs and values share their memory: copy what is to be
 // kept longer than the others.
 func (s *Store) Scan(ctx context.Context, shard int, epoch uint64, after string, limit int) ([]messages.CustomerRecord, error) {
-	_, leave, err := s.enterAs(ctx, shard, epoch)
+	sh, leave, err := s.enterAs(ctx, shard, epoch)
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
-	return s.scan(ctx, shard, key(shard, customerKind), after, limit)
+	out, err := s.scan(ctx, shard, key(shard, customerKind), after, limit)
+	if err := s.readAs(sh, epoch, err); err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // scan reads customers below a prefix of keys. The caller is inside Enter.

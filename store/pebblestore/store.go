@@ -192,6 +192,17 @@ func (s *Store) enterAs(ctx context.Context, id int, epoch uint64) (sh *shard, l
 	return sh, leave, nil
 }
 
+// readAs ends a read under an epoch, with its error: where the shard was acquired while it read,
+// what it has may be the next owner's.
+func (s *Store) readAs(sh *shard, epoch uint64, err error) error {
+	if err != nil {
+		return err
+	}
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return s.fence(sh, epoch)
+}
+
 // fence compares an epoch. The caller holds the shard's mutex.
 func (s *Store) fence(sh *shard, epoch uint64) error {
 	if epoch == sh.epoch && epoch != 0 {
@@ -396,12 +407,16 @@ func encode(b *pebble.Batch, c *messages.Checkpoint) error {
 
 // Load returns what the last checkpoint kept of the shard; nil before the first.
 func (s *Store) Load(ctx context.Context, shard int, epoch uint64) (*footfallv1.CheckpointMeta, error) {
-	_, leave, err := s.enterAs(ctx, shard, epoch)
+	sh, leave, err := s.enterAs(ctx, shard, epoch)
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
-	return s.meta(shard)
+	m, err := s.meta(shard)
+	if err := s.readAs(sh, epoch, err); err != nil {
+		return nil, err
+	}
+	return m, nil
 }
 
 // meta reads the checkpoint's meta, nil where there is none. The caller is inside Enter.
