@@ -9,13 +9,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	amqp "github.com/rabbitmq/amqp091-go"
+
 	"footfall/messages"
 )
 
 const (
-	// bridgePrefetch is how many messages the broker gives before it has an ack for the first.
-	// See the second invariant of [Bridge] for why it is no more.
-	bridgePrefetch = maxUnsettled
 	// bridgeConfirms is how many messages may be sent and not confirmed yet.
 	bridgeConfirms = 1024
 	// leavePatience is how long an end waits for what is on its way.
@@ -60,11 +59,11 @@ type BridgeOptions struct {
 //
 //  1. A message is acked only when every piece and every dead letter of it is confirmed. So
 //     each is stored at least once.
-//  2. At most 64 pieces of one shard, 64 messages in all, are republished and not known to be
-//     gone from the queue. Readers remember the last 64 origins of a stream, so what comes
-//     again after whatever failure counts once. An ack proves nothing: the broker may die
-//     before it has written it. That message n is delivered does: the queue counts what is out,
-//     and gives no more than the prefetch, so it has written the ack of message n-64.
+//  2. At most 64 pieces of one shard are republished and not known to be gone from the queue.
+//     Readers remember the last 64 origins of a stream, so what comes again after whatever
+//     failure counts once. An ack proves nothing: the broker may die before it has written it.
+//     That a message is delivered does: the queue counts what is out, and gives no more than
+//     the prefetch, so it has written the ack of the message that many before.
 //  3. All is done on one channel, hence in order: per customer, the order of the queue is the
 //     order in the stream. And nothing of a channel reaches a stream once its messages are
 //     given to another consumer, since the broker ends both sides of a channel at once.
@@ -76,10 +75,14 @@ type BridgeOptions struct {
 //  6. What is wrong with a message never stops the ones behind it. What is wrong with the
 //     broker, such as a stream that is missing, does: no message is given up for that.
 type Bridge struct {
-	o     BridgeOptions
-	log   *slog.Logger
-	split *splitter // the goroutine's of Run
+	o   BridgeOptions
+	log *slog.Logger
 
+	// The goroutine's of Run.
+	split *splitter
+	width width
+
+	channel                            atomic.Pointer[amqp.Channel] // nil while away
 	state                              atomic.Int32
 	failure                            atomic.Pointer[error]
 	messages, events, dead, interrupts atomic.Uint64
@@ -144,6 +147,7 @@ func NewBridge(o BridgeOptions) (*Bridge, error) {
 		o:     o,
 		log:   logger(o.Logger).With("queue", o.Topology.UnshardedName()),
 		split: newSplitter(rules, o.Topology.UnshardedName()),
+		width: newWidth(rules.Shards),
 	}, nil
 }
 
@@ -163,9 +167,10 @@ func (b *Bridge) Status() BridgeStatus {
 // ends it but that the connection was closed. It is to be called once.
 func (b *Bridge) Run(ctx context.Context) error {
 	pause := b.o.BackoffMin
-	for {
+	for check := true; ; {
 		before := b.messages.Load()
-		err := b.serve(ctx)
+		err := b.serve(ctx, check)
+		check = err != nil
 		b.enter(BridgeAway)
 		switch {
 		case ctx.Err() != nil:
@@ -198,8 +203,8 @@ func (b *Bridge) enter(s BridgeState) {
 }
 
 // serve bridges on one channel. It returns nil where ctx has ended, or where the next channel is
-// to be opened at once.
-func (b *Bridge) serve(ctx context.Context) error {
+// to be opened at once, and needs no check of the streams.
+func (b *Bridge) serve(ctx context.Context, check bool) error {
 	ch, err := b.o.Conn.Channel(ctx)
 	if err != nil {
 		return err
@@ -207,10 +212,12 @@ func (b *Bridge) serve(ctx context.Context) error {
 	defer b.guard(ctx)()
 	// What was delivered and is not acked returns to the queue here, after all that was sent.
 	defer ch.Close() //nolint:errcheck // a channel that the broker has closed is closed
-	s, err := b.attach(ch)
+	s, err := b.attach(ch, check)
 	if err != nil {
 		return err
 	}
+	b.channel.Store(ch)
+	defer b.channel.Store(nil)
 	b.enter(BridgeWaiting)
 	return s.run(ctx)
 }

@@ -4,26 +4,25 @@ package rabbitmq
 // since their acks are not known to be written: invariant 2 of [Bridge].
 type recentPieces struct {
 	perShard []uint16
-	// messages holds the shards of the pieces of message n at n % bridgePrefetch.
-	messages [bridgePrefetch][]uint16
+	// messages holds the shards of the pieces of message n at n modulo its length, which is
+	// the prefetch.
+	messages [][]uint16
 }
 
-func newRecentPieces(shards int) recentPieces {
-	return recentPieces{perShard: make([]uint16, shards)}
+func newRecentPieces(shards, prefetch int) recentPieces {
+	return recentPieces{perShard: make([]uint16, shards), messages: make([][]uint16, prefetch)}
 }
 
-// add counts the pieces of the message with the next tag. It answers false, and counts nothing,
-// where a shard would have more than maxUnsettled.
+// add counts the pieces of the message with the next tag. It answers false, and counts none of
+// them, where a shard would have more than maxUnsettled.
 func (r *recentPieces) add(tag uint64, pieces []piece) bool {
 	// That this message was delivered proves that the one so far before it is gone.
-	slot := &r.messages[tag%bridgePrefetch]
-	r.forget(*slot)
-	*slot = (*slot)[:0]
+	slot := &r.messages[tag%uint64(len(r.messages))]
+	r.forget(slot)
 	for i := range pieces {
 		shard := pieces[i].shard
 		if r.perShard[shard] == maxUnsettled {
-			r.forget(*slot)
-			*slot = (*slot)[:0]
+			r.forget(slot)
 			return false
 		}
 		r.perShard[shard]++
@@ -32,8 +31,9 @@ func (r *recentPieces) add(tag uint64, pieces []piece) bool {
 	return true
 }
 
-func (r *recentPieces) forget(shards []uint16) {
-	for _, shard := range shards {
+func (r *recentPieces) forget(slot *[]uint16) {
+	for _, shard := range *slot {
 		r.perShard[shard]--
 	}
+	*slot = (*slot)[:0]
 }

@@ -44,12 +44,15 @@ type flight struct {
 }
 
 // attach makes a channel the bridge's: from here on it may get messages.
-func (b *Bridge) attach(ch *amqp.Channel) (*bridgeSession, error) {
+func (b *Bridge) attach(ch *amqp.Channel, check bool) (*bridgeSession, error) {
 	t := b.o.Topology
-	s := &bridgeSession{b: b, ch: ch, out: &split{}, recent: newRecentPieces(t.Identity.Shards)}
+	s := &bridgeSession{b: b, ch: ch, out: &split{}, recent: newRecentPieces(t.Identity.Shards, b.width.prefetch())}
 	// A stream that is missing is found before any message is taken for it. Else, declared
 	// between two messages, it would get the second without the first.
 	for shard := range t.Identity.Shards {
+		if !check {
+			break
+		}
 		if _, err := ch.QueueDeclarePassive(t.StreamName(shard), true, false, false, false, nil); err != nil {
 			return nil, declareError("stream", t.StreamName(shard), err)
 		}
@@ -61,7 +64,7 @@ func (b *Bridge) attach(ch *amqp.Channel) (*bridgeSession, error) {
 	s.confirms = ch.NotifyPublish(make(chan amqp.Confirmation, bridgeConfirms))
 	s.returns = ch.NotifyReturn(make(chan amqp.Return, bridgeConfirms))
 	s.closes = ch.NotifyClose(make(chan *amqp.Error, 1))
-	if err := ch.Qos(bridgePrefetch, 0, false); err != nil {
+	if err := ch.Qos(len(s.recent.messages), 0, false); err != nil {
 		return nil, err
 	}
 	var err error
@@ -107,8 +110,11 @@ func (s *bridgeSession) run(ctx context.Context) error {
 			}
 		case r := <-s.returns:
 			return returnedError(r)
-		case <-s.closes:
-			return s.why(amqp.ErrClosed)
+		case e := <-s.closes:
+			if e == nil {
+				e = amqp.ErrClosed
+			}
+			return e
 		case <-changed:
 		case <-done:
 			done, late, s.leaving = nil, s.b.o.After(leavePatience), true
@@ -120,14 +126,14 @@ func (s *bridgeSession) run(ctx context.Context) error {
 
 var errConsumerLost = errors.New("the broker ended the consumer: the queue was deleted, or its node went away")
 
-// why prefers the broker's own words for the end of a channel.
+// why prefers what is said of the end of a channel to what was seen of it, where it has ended.
 func (s *bridgeSession) why(err error) error {
-	select {
-	case e := <-s.closes:
-		if e != nil {
-			return e
-		}
-	default:
+	if !s.ch.IsClosed() {
+		return err
+	}
+	// Closed without a word is said by closing this.
+	if e := <-s.closes; e != nil {
+		return e
 	}
 	return err
 }
@@ -147,11 +153,12 @@ func (s *bridgeSession) take(d *amqp.Delivery) {
 	s.out = s.b.split.split(source{contentType: d.ContentType, encoding: d.ContentEncoding, name: d.Type, body: d.Body})
 	s.pieces, s.rejects = 0, 0
 	if !s.recent.add(d.DeliveryTag, s.out.pieces) {
-		// Messages of so many pieces are rare. That those before it are gone from the queue is
-		// known when a new channel gets it first.
+		// That those before it are gone from the queue is known when a new channel gets it first.
 		s.out, s.leaving = &split{}, true
+		s.b.width.trouble()
 		return
 	}
+	s.leaving = s.b.width.took(len(d.Body))
 	f := flight{
 		tag:    d.DeliveryTag,
 		last:   s.sent + uint64(len(s.out.pieces)+len(s.out.rejects)),
@@ -184,15 +191,8 @@ func (s *bridgeSession) send() error {
 }
 
 func (s *bridgeSession) sendPiece(p *piece) error {
-	return s.ch.Publish("", s.b.o.Topology.StreamName(p.shard), true, false, amqp.Publishing{
-		Headers:      amqp.Table{HeaderOrigin: p.origin[:]},
-		ContentType:  messages.ContentProtobuf,
-		Type:         messages.TypeBatch,
-		DeliveryMode: amqp.Persistent,
-		Timestamp:    s.b.o.Now(),
-		UserId:       s.b.o.Conn.User(),
-		Body:         p.body,
-	})
+	r := messages.Record{Type: messages.BatchRecord, FromNode: true, Origin: p.origin, Time: s.b.o.Now().UnixMilli(), Body: p.body}
+	return s.ch.Publish("", s.b.o.Topology.StreamName(p.shard), true, false, publishing(&r, s.b.o.Conn.User()))
 }
 
 // settle takes a confirm, and those that are there already, and acks what is complete.
