@@ -7,14 +7,19 @@ set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 
-# describe SERVER sets what is particular to one: its title, its Debian package, the services that must not start by
-# themselves, its container image, and found, which tells whether it is there.
+# describe SERVER sets what is particular to one: its title, its Debian package, the units that must not start by
+# themselves, a container image that has it, and found, which tells whether deploy/local would find it.
 describe() {
 	case $1 in
 	rabbitmq)
-		title=RabbitMQ package=rabbitmq-server services='rabbitmq-server epmd' image=rabbitmq:3-management
-		# Where deploy/local looks for it.
-		found() { [ -x "${RABBITMQ_HOME:-}/sbin/rabbitmq-server" ] || compgen -G '/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server' >/dev/null || have rabbitmq-server; }
+		title=RabbitMQ package=rabbitmq-server units='rabbitmq-server.service epmd.service epmd.socket' image=rabbitmq:3-management
+		found() {
+			local sbin
+			for sbin in /usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin "$(dirname "$(readlink -f "$(command -v rabbitmq-server)")")"; do
+				[ ! -e "$sbin/rabbitmq-env" ] || return 0
+			done
+			return 1
+		}
 		;;
 	*) die "scripts/servers.sh: $1 is none of the servers that it knows: rabbitmq" ;;
 	esac
@@ -45,12 +50,17 @@ forbid_starts() {
 
 install() {
 	[ "$(id -u)" -eq 0 ] && have apt-get || return 1
+	local unit new=
+	for unit in $units; do
+		[ -e "/lib/systemd/system/$unit" ] || new="$new $unit"
+	done
 	trap restore_policy EXIT
 	forbid_starts
 	apt_install "$package" || return 1
-	# Nor at the next boot: the server on this machine is for tests.
-	for service in $services; do
-		update-rc.d "$service" disable >/dev/null 2>&1 || true
+	# Nor at the next boot, for what has come just now.
+	for unit in $new; do
+		! have systemctl || systemctl disable --quiet "$unit" >/dev/null 2>&1 || true
+		update-rc.d "${unit%.*}" disable >/dev/null 2>&1 || true
 	done
 }
 

@@ -70,8 +70,9 @@ type Broker struct {
 	files   brokerFiles
 	ports   *Ports
 	port    brokerPorts
-	// temporary says that the folder is this broker's own.
+	// temporary says that the folder is removed in the end; lock, that it is this broker's own until then.
 	temporary bool
+	lock      *os.File
 
 	epmd   *Process
 	server *Process
@@ -136,6 +137,9 @@ func (b *Broker) prepare() error {
 		b.port.stream = b.ports.Next()
 	}
 	b.files = brokerFiles{dir: dir}
+	if b.lock, err = lockFolder(dir); err != nil {
+		return err
+	}
 	return b.files.write(*o, b.port)
 }
 
@@ -303,6 +307,9 @@ func (b *Broker) cleanUp() error {
 	}
 	if b.ports != nil {
 		b.ports.Release()
+	}
+	if b.lock != nil {
+		_ = b.lock.Close() // that gives the lock back
 	}
 	if b.temporary {
 		err = errors.Join(err, os.RemoveAll(b.options.Dir))

@@ -43,6 +43,9 @@ func TestBrokerKeepsItsDataOverKillRestartAndStop(t *testing.T) {
 	require.NoError(t, b.Restart(t.Context()), "of one that runs")
 	publish(t, b.URL(), "kept", "three")
 
+	_, err = local.StartBroker(t.Context(), o)
+	require.ErrorContains(t, err, dir+" belongs to a server that runs")
+
 	require.GreaterOrEqual(t, len(processes(t, dir)), 3, "the broker, its port mapper, and helpers of Erlang's")
 	require.NoError(t, b.Stop(t.Context()))
 	require.NoError(t, b.Stop(t.Context()), "once more changes nothing")
@@ -100,13 +103,14 @@ func TestBrokerWithTLS(t *testing.T) {
 	config := ca.client(t)
 	config.Certificates = nil
 	_, err := amqp.DialTLS(b.TLSURL(), config)
-	require.ErrorContains(t, err, "certificate required")
+	require.Error(t, err, "without a certificate")
 	conn, err := amqp.DialTLS(b.TLSURL(), ca.client(t))
 	require.NoError(t, err)
 	require.NoError(t, conn.Close())
 }
 
 func TestBrokerThatCannotStart(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	_, err := local.StartBroker(t.Context(), local.BrokerOptions{Dir: dir, Config: map[string]string{"no.such.key": "1"}})
 	require.ErrorContains(t, err, "RabbitMQ has not started; its log")
@@ -117,10 +121,12 @@ func TestBrokerThatCannotStart(t *testing.T) {
 	require.EqualError(t, err, `rabbitmq.conf cannot hold cluster_name = "a\nb = c"`)
 	_, err = local.StartBroker(t.Context(), local.BrokerOptions{Users: []local.User{{Name: "someone"}}})
 	require.ErrorContains(t, err, `a user of a broker needs a name and a password: "someone" has not both`)
+}
 
+func TestBrokerWithoutRabbitMQ(t *testing.T) {
+	local.HideRabbitMQ(t)
 	t.Setenv("PATH", "")
-	t.Setenv("RABBITMQ_HOME", t.TempDir())
-	_, err = local.StartBroker(t.Context(), local.BrokerOptions{})
+	_, err := local.StartBroker(t.Context(), local.BrokerOptions{})
 	require.ErrorIs(t, err, local.ErrNoRabbitMQ)
 	require.ErrorContains(t, err, "make rabbitmq-install")
 }

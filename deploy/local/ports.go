@@ -1,7 +1,6 @@
 package local
 
 import (
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -27,18 +26,17 @@ type Ports struct {
 func ReservePorts(n int) (*Ports, error) {
 	p := &Ports{}
 	const tries = 1000
+	var last error
 	for range tries {
 		if len(p.held) == n {
 			return p, nil
 		}
-		port := firstPort + rand.IntN(endPort-firstPort)
-		if err := p.add(port); err != nil && !isTaken(err) {
-			p.Release()
-			return nil, err
+		if err := p.add(firstPort + rand.IntN(endPort-firstPort)); err != nil {
+			last = err // it is taken, most likely
 		}
 	}
 	p.Release()
-	return nil, fmt.Errorf("no %d free ports of 127.0.0.1 between %d and %d", n, firstPort, endPort)
+	return nil, fmt.Errorf("no %d free ports between %d and %d: %w", n, firstPort, endPort, last)
 }
 
 // Next returns a reserved port, a different one each time. It panics where more are asked for than were reserved.
@@ -74,8 +72,3 @@ func (p *Ports) add(port int) error {
 
 // Address is a port of this machine that nobody outside reaches.
 func Address(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
-
-func isTaken(err error) bool {
-	_, ok := errors.AsType[*net.OpError](err)
-	return ok
-}

@@ -24,13 +24,13 @@ type rabbitmq struct {
 	epmd string
 }
 
-// findRabbitMQ looks where Debian's package puts it, and beside what PATH has; RABBITMQ_HOME comes before both.
+// debianRabbitMQ is a variable for tests.
+var debianRabbitMQ = "/usr/lib/rabbitmq/lib/rabbitmq_server-*"
+
+// findRabbitMQ looks where Debian's package puts it, and beside what PATH has.
 func findRabbitMQ() (rabbitmq, error) {
-	homes, _ := filepath.Glob("/usr/lib/rabbitmq/lib/rabbitmq_server-*") // the pattern is a good one
+	homes, _ := filepath.Glob(debianRabbitMQ) // the pattern is a good one
 	slices.Reverse(homes)
-	if home := os.Getenv("RABBITMQ_HOME"); home != "" {
-		homes = []string{home}
-	}
 	if path, err := exec.LookPath("rabbitmq-server"); err == nil {
 		if path, err = filepath.EvalSymlinks(path); err == nil {
 			homes = append(homes, filepath.Dir(filepath.Dir(path)))
@@ -48,7 +48,7 @@ func findRabbitMQ() (rabbitmq, error) {
 		}
 		epmd, err := exec.LookPath("epmd")
 		if err != nil {
-			return rabbitmq{}, fmt.Errorf("Erlang's epmd is not on PATH: %w", err) //nolint:revive,staticcheck // a name
+			return rabbitmq{}, fmt.Errorf("no epmd, which comes with Erlang: %w", err)
 		}
 		r.epmd = epmd
 		return r, nil
