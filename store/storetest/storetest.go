@@ -49,6 +49,8 @@ type Harness struct {
 	Store Store
 	// Reopen closes the store and opens it again over the same data.
 	Reopen func(t *testing.T) Store
+	// Another opens the same data once more, as another process does. It is closed by t.Cleanup.
+	Another func(t *testing.T) Store
 	// Corrupt changes the stored value of a customer.
 	Corrupt func(t *testing.T, shard int, id string)
 	// DeadLetters is how many dead letters of a shard are kept: at most 200.
@@ -92,6 +94,10 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"a changed value is an error", testCorrupt},
 		{"a call gives up with its context", testCancel},
 		{"shards out of range are errors", testRange},
+		{"a shard is held while its owner's lease lasts", testHeld},
+		{"a lease that lapsed goes on with what nobody took", testLapse},
+		{"an incarnation takes over once the lease has lapsed", testIncarnations},
+		{"a lease needs names and time", testLeaseArguments},
 		{"what is read is what was written", testOracle},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, open(t)) })
