@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -28,16 +29,6 @@ const (
 	HeaderField      = "footfall-field"
 	HeaderEventID    = "footfall-event-id"
 	HeaderCustomerID = "footfall-customer-id"
-)
-
-// Content types and types of messages.
-const (
-	ContentProtobuf = "application/x-protobuf"
-	ContentJSON     = "application/json"
-
-	TypeEvent   = "footfall.v1.Event"
-	TypeBatch   = "footfall.v1.EventBatch"
-	TypeControl = "footfall.v1.Control"
 )
 
 // deliveryLimit of the quorum queues: as good as none, but set. Without one, or with the 20
@@ -107,10 +98,7 @@ func brokerAge(d time.Duration) string {
 //	               ▼
 //	            unsharded (exchange, quorum queue) ─► the bridge ─► events.0 … by name
 //
-//	dead (exchange, quorum queue)    insights, models (topic exchanges)    identity
-//
-// The exchange identity takes no messages: its arguments are what the log was created for, so
-// that the broker itself refuses a node of other settings.
+//	dead (exchange, quorum queue)    insights, models (topic exchanges)    identity.…
 type Topology struct {
 	// Prefix begins all names: "" is [DefaultPrefix]. Clusters that share a virtual host
 	// need one each.
@@ -146,25 +134,12 @@ func (t Topology) InsightsExchange() string { return t.name(".insights") }
 // ModelsExchange is where news of models are published.
 func (t Topology) ModelsExchange() string { return t.name(".models") }
 
-// IdentityExchange carries what the log was created for.
-func (t Topology) IdentityExchange() string { return t.name(".identity") }
-
-// Arguments of the identity exchange, and the settings that they hold.
-const (
-	argShards      = "footfall-shards"
-	argTimezone    = "footfall-timezone"
-	argTimezoneSum = "footfall-timezone-sum"
-	argCurrency    = "footfall-currency"
-)
-
-var identityFields = map[string]string{argShards: "shards", argTimezone: "timezone", argTimezoneSum: "timezone_sum", argCurrency: "currency"}
-
 // Declare makes everything that is missing and changes nothing that is there. Where the log
 // was created for other settings it is *messages.IdentityError, and nothing is made; where
 // something has other arguments, *TopologyError.
 func (t Topology) Declare(ctx context.Context, c *Conn) error {
-	if n := t.Identity.Shards; n < 1 || n > messages.MaxShards {
-		return fmt.Errorf("topology: %d shards: 1 to %d are possible", n, messages.MaxShards)
+	if err := t.check(); err != nil {
+		return err
 	}
 	ch, err := c.Channel(ctx)
 	if err != nil {
@@ -172,20 +147,33 @@ func (t Topology) Declare(ctx context.Context, c *Conn) error {
 	}
 	return c.await(ctx, func() error {
 		defer ch.Close() //nolint:errcheck // a channel that the broker has closed is closed
-		return t.declare(ctx, ch)
+		return t.identityError(t.declare(ctx, ch))
 	}, nil)
 }
+
+// check finds what the broker would refuse, or take for something else.
+func (t Topology) check() error {
+	if n := t.Identity.Shards; n < 1 || n > messages.MaxShards {
+		return fmt.Errorf("topology: %d shards: 1 to %d are possible", n, messages.MaxShards)
+	}
+	if p := t.name(""); len(p) > maxPrefix || strings.ContainsFunc(p, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("._-", r)
+	}) {
+		return fmt.Errorf("topology: prefix %q: at most %d letters, digits, '.', '_' and '-' are possible", p, maxPrefix)
+	}
+	return nil
+}
+
+// maxPrefix leaves room for what the broker says of two values, in 255 bytes.
+const maxPrefix = 32
 
 func (t Topology) declare(ctx context.Context, ch *amqp.Channel) error {
 	quorum := amqp.Table{amqp.QueueTypeArg: amqp.QueueTypeQuorum, "x-delivery-limit": int64(deliveryLimit)}
 	single := amqp.Table{amqp.QueueTypeArg: amqp.QueueTypeQuorum, "x-delivery-limit": int64(deliveryLimit), amqp.SingleActiveConsumerArg: true}
 	d := declarer{ctx: ctx, ch: ch}
-	d.exchange(t.IdentityExchange(), amqp.ExchangeFanout, true, amqp.Table{
-		argShards:      int64(t.Identity.Shards),
-		argTimezone:    t.Identity.Timezone,
-		argTimezoneSum: t.Identity.TimezoneSum,
-		argCurrency:    t.Identity.Currency,
-	})
+	for _, f := range t.identity() {
+		d.exchange(t.identityName(f.field), amqp.ExchangeFanout, true, amqp.Table{alternateArg: t.identityValue(f.value)})
+	}
 	d.exchange(t.UnshardedName(), amqp.ExchangeFanout, false, nil)
 	d.queue(t.UnshardedName(), single)
 	d.bind(t.UnshardedName(), "", t.UnshardedName())
@@ -198,7 +186,7 @@ func (t Topology) declare(ctx context.Context, ch *amqp.Channel) error {
 	for shard := range t.Identity.Shards {
 		d.queue(t.StreamName(shard), stream)
 	}
-	d.exchange(t.EventsExchange(), amqp.ExchangeDirect, false, amqp.Table{"alternate-exchange": t.UnshardedName()})
+	d.exchange(t.EventsExchange(), amqp.ExchangeDirect, false, amqp.Table{alternateArg: t.UnshardedName()})
 	for shard := range t.Identity.Shards {
 		d.bind(t.StreamName(shard), strconv.Itoa(shard), t.EventsExchange())
 	}
@@ -223,6 +211,8 @@ func (d *declarer) do(kind, name string, declare func() error) {
 		d.err = declareError(kind, name, err)
 	}
 }
+
+const alternateArg = "alternate-exchange"
 
 func (d *declarer) exchange(name, kind string, internal bool, args amqp.Table) {
 	d.do("exchange", name, func() error { return d.ch.ExchangeDeclare(name, kind, true, false, internal, false, args) })
@@ -250,8 +240,5 @@ func declareError(kind, name string, err error) error {
 		return fmt.Errorf("declaring %s %s: %w", kind, name, err)
 	}
 	argument, have, want := parseInequivalent(reply.Reason)
-	if field, ok := identityFields[argument]; ok && kind == "exchange" {
-		return &messages.IdentityError{Field: field, Have: have, Want: want}
-	}
 	return &TopologyError{Kind: kind, Name: name, Argument: argument, Have: have, Want: want, Err: reply}
 }
