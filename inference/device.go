@@ -33,6 +33,12 @@ type Config struct {
 	// InFlight is the number of batches that run at once: 2 unless set, so that one is
 	// prepared and answered while another computes.
 	InFlight int
+	// RunTimeout is how long one run of a model may take before the device is held to hang:
+	// 10 s unless set.
+	RunTimeout time.Duration
+	// Failed, where set, is told once that the device hangs: only Close is of use from then
+	// on. It must not block.
+	Failed func(*DeviceError)
 
 	// Clock is the machine's unless set.
 	Clock Clock
@@ -40,6 +46,9 @@ type Config struct {
 	Metrics *Metrics
 	// Log is discarded unless set.
 	Log *slog.Logger
+
+	// scored, where set, counts the rows of each version over the lives of all devices.
+	scored map[*Contract]*atomic.Uint64
 }
 
 var deviceForm = regexp.MustCompile(`^(CPU|GPU):[0-9]{1,3}$`)
@@ -61,6 +70,9 @@ func (c *Config) complete() error {
 	if c.InFlight == 0 {
 		c.InFlight = 2
 	}
+	if c.RunTimeout == 0 {
+		c.RunTimeout = 10 * time.Second
+	}
 	if c.Clock.Now == nil || c.Clock.AfterFunc == nil {
 		c.Clock = SystemClock()
 	}
@@ -80,6 +92,7 @@ func (c *Config) complete() error {
 	fault(c.MaxRows < 1 || c.MaxRows > 1<<20, "max rows %d is not from 1 to %d", c.MaxRows, 1<<20)
 	fault(c.MaxDelay < 0, "max delay %v is below 0", c.MaxDelay)
 	fault(c.QueueRows < c.MaxRows, "queue rows %d is below max rows %d", c.QueueRows, c.MaxRows)
+	fault(c.RunTimeout < 0, "run timeout %v is below 0", c.RunTimeout)
 	fault(c.InFlight < 1 || c.InFlight > 64, "batches in flight %d is not from 1 to 64", c.InFlight)
 	if len(faults) == 0 && c.Metrics == nil {
 		m, err := NewMetrics(nil)
@@ -93,9 +106,12 @@ func (c *Config) complete() error {
 
 // Device is the inference actor's handle: it owns one device and everything loaded there.
 //
-//	Start ──► loading ──► open ──Close──► closing ──► closed
-//	                                      waiting rows get ErrClosed,
-//	                                      running ones their scores
+//	Start ──► loading ──► open ─────────────Close──► closing ──► closed
+//	                       │                  ▲      waiting rows get ErrClosed,
+//	            a run takes longer than       │      running ones their scores
+//	                  RunTimeout              │
+//	                       └────► hanging ────┘
+//	                              all rows get a DeviceError, and none is taken
 //
 // Between a request and its reply:
 //
@@ -106,9 +122,11 @@ func (c *Config) complete() error {
 //
 //  1. queued is the rows of requests between Score and their batch; it is never above
 //     QueueRows.
-//  2. Nothing is posted to the actor once closed is set but by the workers, and the actor
-//     ends only after the last of them has reported.
+//  2. Nothing is posted to the actor once closed is set but by the workers and their watch,
+//     and the actor ends only after the last of them has reported.
 //  3. At most InFlight batches exist.
+//  4. Either the worker or, once its run takes too long, the actor answers a batch's
+//     requests: whoever claims it first.
 type Device struct {
 	Config
 	layout Layout
@@ -116,6 +134,11 @@ type Device struct {
 	pid    *actor.PID
 
 	queued atomic.Int64
+	// running is the rows in batches.
+	running atomic.Int64
+	// hang is set by the actor, for good; over as it ends.
+	hang atomic.Pointer[DeviceError]
+	over atomic.Bool
 
 	// work takes a batch to a worker. It has room for every batch there may be.
 	work    chan *batch
@@ -209,6 +232,9 @@ func (d *Device) loadVersion(ctx context.Context, v Version) (*serving, error) {
 		return nil, fmt.Errorf("%s: %w", v.Dir, err)
 	}
 	s := newServing(v.Contract, session, d)
+	if rows := d.scored[v.Contract]; rows != nil {
+		s.rows = rows
+	}
 	for _, rows := range []int{1, d.MaxRows} {
 		if err := s.warm(rows); err != nil {
 			return nil, errors.Join(fmt.Errorf("%s: warm-up with %d rows: %w", v.Dir, rows, err), session.Close())
@@ -218,10 +244,19 @@ func (d *Device) loadVersion(ctx context.Context, v Version) (*serving, error) {
 	return s, nil
 }
 
+// Name is the device's: "CPU:0".
+func (d *Device) Name() string { return d.Device }
+
+// Load is the rows that wait and run.
+func (d *Device) Load() int { return int(d.queued.Load() + d.running.Load()) }
+
 // Score offers a request. It never blocks: it answers false where the queue is full, or the
-// device closed, and then forgets the request. Otherwise Reply follows, also with what is
-// wrong with the request.
+// device closed or hanging, and then forgets the request. Otherwise Reply follows, also with
+// what is wrong with the request.
 func (d *Device) Score(r *Request) bool {
+	if d.hang.Load() != nil {
+		return false
+	}
 	if err := r.check(d.layout, d.QueueRows); err != nil {
 		return d.post(&refusal{request: r, err: err})
 	}

@@ -1,6 +1,7 @@
 package inference
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -14,8 +15,9 @@ type (
 		request *Request
 		err     error
 	}
-	// due says that the timer ran out.
-	due struct{}
+	// due says that the timer ran out, and watch that it is time to look at what runs.
+	due   struct{}
+	watch struct{}
 	// batchDone gives a batch back.
 	batchDone struct{ batch *batch }
 	// closing is the last message that comes from outside.
@@ -28,6 +30,9 @@ type (
 // A batch is cut when a worker is free and either MaxRows rows wait or the oldest request
 // has waited for MaxDelay. It takes whole requests in order of arrival, of at most MaxRows
 // rows together; a request of more is a batch by itself, which its worker runs in parts.
+//
+// Nothing ends a run that hangs. So the actor looks after what runs, and takes the requests
+// from a worker that is in one run for longer than RunTimeout.
 type gatherer struct {
 	device *Device
 	// set is what the next batch is run with.
@@ -39,9 +44,14 @@ type gatherer struct {
 	armed bool
 	stop  func()
 
-	inFlight int
-	spare    []*batch
-	closing  bool
+	// running are the batches that workers have.
+	running []*batch
+	spare   []*batch
+	// watching is set while the watch's timer runs, or its message is on its way.
+	watching  bool
+	stopWatch func()
+
+	closing bool
 }
 
 // waiting is a request that is in no batch yet.
@@ -54,16 +64,25 @@ type waiting struct {
 func (g *gatherer) Receive(ctx actor.Context) {
 	switch m := ctx.Message().(type) {
 	case *Request:
+		if hang := g.device.hang.Load(); hang != nil {
+			g.device.queued.Add(-int64(m.Rows))
+			m.Reply(Reply{Err: hang, Fault: hang})
+			return
+		}
 		g.waiting = append(g.waiting, waiting{m, g.device.Clock.Now()})
 		g.rows += m.Rows
 		g.cut()
 	case due:
 		g.armed = false
 		g.cut()
+	case watch:
+		g.watching = false
+		g.look()
 	case batchDone:
+		g.device.running.Add(-int64(m.batch.rows))
 		m.batch.reset()
 		g.spare = append(g.spare, m.batch)
-		g.inFlight--
+		g.running = slices.DeleteFunc(g.running, func(b *batch) bool { return b == m.batch })
 		g.cut()
 		g.end(ctx)
 	case *refusal:
@@ -73,7 +92,7 @@ func (g *gatherer) Receive(ctx actor.Context) {
 		if g.stop != nil {
 			g.stop()
 		}
-		g.drain()
+		g.drain(Reply{Err: ErrClosed})
 		g.end(ctx)
 	case *actor.Stopped:
 		close(g.device.ended)
@@ -83,14 +102,16 @@ func (g *gatherer) Receive(ctx actor.Context) {
 // cut makes batches as long as one is due and a worker is free.
 func (g *gatherer) cut() {
 	d := g.device
-	for len(g.waiting) > 0 && g.inFlight < d.InFlight {
+	for len(g.waiting) > 0 && len(g.running) < d.InFlight {
 		if wait := d.MaxDelay - d.Clock.Now().Sub(g.waiting[0].since); wait > 0 && g.rows < d.MaxRows {
 			g.arm(wait)
 			break
 		}
 		b := g.take()
-		g.inFlight++
+		g.running = append(g.running, b)
+		d.running.Add(int64(b.rows))
 		d.work <- b
+		g.watch(d.RunTimeout)
 	}
 	d.series.queueRows.Set(float64(d.queued.Load()))
 }
@@ -131,19 +152,72 @@ func (g *gatherer) arm(wait time.Duration) {
 	g.stop = d.Clock.AfterFunc(wait, func() { d.post(due{}) })
 }
 
+// watch has the actor look after what runs, once the time has passed.
+func (g *gatherer) watch(wait time.Duration) {
+	if g.watching {
+		return
+	}
+	g.watching = true
+	d := g.device
+	g.stopWatch = d.Clock.AfterFunc(wait, func() {
+		if !d.over.Load() {
+			d.System.Root.Send(d.pid, watch{}) // also while closing: who runs then may hang, too
+		}
+	})
+}
+
+// look finds runs that hang. The first one makes the device hang.
+func (g *gatherer) look() {
+	d := g.device
+	wait := d.RunTimeout
+	for _, b := range g.running {
+		since := b.since.Load()
+		if since == 0 {
+			continue // between two runs
+		}
+		left := d.RunTimeout - time.Duration(d.Clock.Now().UnixNano()-since)
+		if left > 0 {
+			wait = min(wait, left)
+			continue
+		}
+		hang := d.hang.Load()
+		if hang == nil {
+			hang = &DeviceError{Device: d.Device, Reason: FaultHang, Err: fmt.Errorf("a run takes longer than %v", d.RunTimeout)}
+			d.hang.Store(hang)
+			d.Log.Error("device hangs", "device", d.Device, "error", hang)
+			if d.Failed != nil {
+				d.Failed(hang)
+			}
+		}
+		if b.claim() {
+			b.replyAll(Reply{Err: hang, Fault: hang})
+		}
+	}
+	if hang := d.hang.Load(); hang != nil {
+		g.drain(Reply{Err: hang, Fault: hang})
+	}
+	if len(g.running) > 0 {
+		g.watch(wait)
+	}
+}
+
 // drain answers everything that waits.
-func (g *gatherer) drain() {
+func (g *gatherer) drain(reply Reply) {
 	for len(g.waiting) > 0 {
 		r := g.waiting[0].request
 		g.forget(1, r.Rows)
-		r.Reply(Reply{Err: ErrClosed})
+		r.Reply(reply)
 	}
 	g.device.series.queueRows.Set(0)
 }
 
 // end stops the actor once it is closing and no batch is out.
 func (g *gatherer) end(ctx actor.Context) {
-	if g.closing && g.inFlight == 0 {
+	if g.closing && len(g.running) == 0 {
+		g.device.over.Store(true)
+		if g.stopWatch != nil {
+			g.stopWatch()
+		}
 		ctx.Stop(ctx.Self())
 	}
 }

@@ -7,8 +7,8 @@ import (
 )
 
 // Request asks for the scores of a matrix of customers by every serving model, or by the one
-// that it names. Neither matrix may be written between the call of [Device.Score] and the
-// reply.
+// that it names. Neither matrix may be written any more once it was taken, not even after the
+// reply: a run that hung and was given up may still read them.
 type Request struct {
 	Rows int
 	// Features has Rows × len(Layout.Features) values, row by row.
@@ -20,6 +20,9 @@ type Request struct {
 	Model, Version string
 	// Synthetic rows stand for no customer: they are not counted as inputs, which tell of drift.
 	Synthetic bool
+	// Deadline is until when a [Pool] tries other devices where one fails; the zero time
+	// leaves that to the pool.
+	Deadline time.Time
 	// Reply is called exactly once, from any goroutine, and must not block.
 	Reply func(Reply)
 }

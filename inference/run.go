@@ -21,7 +21,7 @@ type serving struct {
 	session  Session
 	device   *Device
 	series   modelSeries
-	rows     atomic.Uint64
+	rows     *atomic.Uint64
 	// failing is set from a failed run to the next good one: the log tells of each once.
 	failing atomic.Bool
 	// strange is set for good by the first value that can't be used.
@@ -31,7 +31,7 @@ type serving struct {
 }
 
 func newServing(c *Contract, session Session, d *Device) *serving {
-	s := &serving{contract: c, version: c.VersionString(), session: session, device: d}
+	s := &serving{contract: c, version: c.VersionString(), session: session, device: d, rows: new(atomic.Uint64)}
 	if c.Outputs[0].Kind == SegmentID {
 		s.segments = make(map[float32]bool, len(c.Segments))
 		for _, segment := range c.Segments {
@@ -111,14 +111,24 @@ func (s *serving) log() *slog.Logger {
 }
 
 // batch is requests that are run together. It belongs to the actor until it is sent to a
-// worker, and again when it comes back.
+// worker, and again when it comes back; what is atomic, both use meanwhile.
 type batch struct {
 	device   *Device
 	set      *servingSet
 	requests []*Request
 	rows     int
-	// input is the part that runs, kept for its memory.
-	input Batch
+	// input is the part that runs; values and failed are by model. They are kept for their
+	// memory, but the values themselves: those go to whoever asked.
+	input  Batch
+	values [][]float32
+	failed []error
+	// faulty are the models whose sessions are at fault, not the rows.
+	faulty []bool
+
+	// since is when the run under way began, in nanoseconds; 0 between runs.
+	since atomic.Int64
+	// claimed is set by whoever answers the requests.
+	claimed atomic.Bool
 }
 
 func (b *batch) add(r *Request) {
@@ -128,15 +138,27 @@ func (b *batch) add(r *Request) {
 
 func (b *batch) reset() {
 	clear(b.requests)
+	clear(b.values)
+	clear(b.failed)
+	clear(b.faulty)
 	b.requests, b.rows, b.set = b.requests[:0], 0, nil
+	b.claimed.Store(false)
 }
 
-// run scores the batch with every model and answers its requests.
+// claim reports whether the caller is the one to answer the requests.
+func (b *batch) claim() bool { return b.claimed.CompareAndSwap(false, true) }
+
+func (b *batch) replyAll(reply Reply) {
+	for _, r := range b.requests {
+		r.Reply(reply)
+	}
+}
+
+// run scores the batch with every model and answers its requests. How often it allocates
+// depends on models and requests, not on rows.
 func (b *batch) run() {
-	models := b.set.models
-	values := make([][]float32, len(models))
-	failed := make([]error, len(models))
-	for m, s := range models {
+	b.values, b.failed, b.faulty = b.values[:0], b.failed[:0], b.faulty[:0]
+	for m, s := range b.set.models {
 		fed := func(r *Request) bool { return r.wants(s) && r.lacks(s) == nil }
 		rows := 0
 		for _, r := range b.requests {
@@ -144,46 +166,48 @@ func (b *batch) run() {
 				rows += r.Rows
 			}
 		}
-		values[m] = make([]float32, rows)
+		b.values, b.failed, b.faulty = append(b.values, make([]float32, rows)), append(b.failed, nil), append(b.faulty, false)
 		b.eachPart(fed, func(in Batch, first int) {
-			if failed[m] == nil {
-				failed[m] = s.score(in, values[m][first:first+in.Rows])
+			if b.failed[m] == nil && !b.claimed.Load() {
+				b.failed[m] = b.timed(func() error { return s.score(in, b.values[m][first:first+in.Rows]) })
 			}
 		})
 	}
+	fault := b.blame()
+	if !b.claim() {
+		return // it took too long, and somebody else has answered
+	}
 	b.count()
+	b.answer(fault)
+	for m, s := range b.set.models {
+		s.report(b.failed[m])
+	}
+}
 
-	// One piece of memory for the lists of all replies.
-	scores := make([]Scores, 0, len(b.requests)*len(models))
-	for _, r := range b.requests {
-		reply := Reply{Models: scores[len(scores) : len(scores) : len(scores)+len(models)]}
-		scores = scores[:len(scores)+len(models)]
-		for m, s := range models {
-			if !r.wants(s) {
-				continue
-			}
-			if err := r.lacks(s); err != nil {
-				reply.Err = errors.Join(reply.Err, err)
-				continue
-			}
-			own := values[m][:r.Rows:r.Rows]
-			values[m] = values[m][r.Rows:]
-			if err := s.judge(own, failed[m]); err != nil {
-				reply.Err = errors.Join(reply.Err, err)
-				if failed[m] == nil && !s.strange.Swap(true) {
-					s.log().Error("model gave an unusable value: this and the next ones are counted", "error", err)
-				}
-				continue
-			}
-			s.rows.Add(uint64(r.Rows))
-			s.series.rows.Add(float64(r.Rows))
-			reply.Models = append(reply.Models, Scores{Model: s.contract.Name, Version: s.version, Values: own})
+// timed notes how long a run of the library takes, for the actor to look after.
+func (b *batch) timed(run func() error) error {
+	b.since.Store(b.device.Clock.Now().UnixNano())
+	defer b.since.Store(0)
+	return run()
+}
+
+// blame tells whose fault failed runs are: a session that still runs the rows of warm-up is
+// not at fault, those of the batch are.
+func (b *batch) blame() *DeviceError {
+	var faults []error
+	for m, s := range b.set.models {
+		if b.failed[m] == nil || b.claimed.Load() {
+			continue
 		}
-		b.answer(r, reply)
+		if b.timed(func() error { return s.warm(1) }) != nil {
+			b.faulty[m] = true
+			faults = append(faults, fmt.Errorf("%s %s: %w", s.contract.Name, s.version, b.failed[m]))
+		}
 	}
-	for m, s := range models {
-		s.report(failed[m])
+	if len(faults) == 0 {
+		return nil
 	}
+	return &DeviceError{Device: b.device.Device, Reason: FaultRun, Err: errors.Join(faults...)}
 }
 
 // count adds the batch's rows to what models were fed. Rows for all of them are looked at once.
@@ -207,19 +231,50 @@ func (b *batch) count() {
 	}
 }
 
-// answer gives a request its reply: what the models said, or why none of them could.
-func (b *batch) answer(r *Request, reply Reply) {
-	switch {
-	case len(b.set.models) == 0:
-		reply = Reply{Err: ErrNoModel}
-	case len(reply.Models) > 0:
-		reply.Err = nil
-	case reply.Err == nil:
-		reply = Reply{Err: &NotServingError{r.Model, r.Version}}
-	default:
-		reply.Models = nil
+// answer gives each request its reply: what the models said, or why none of them could.
+func (b *batch) answer(fault *DeviceError) {
+	models := b.set.models
+	// One piece of memory for the lists of all replies.
+	scores := make([]Scores, 0, len(b.requests)*len(models))
+	for _, r := range b.requests {
+		reply := Reply{Models: scores[len(scores) : len(scores) : len(scores)+len(models)]}
+		scores = scores[:len(scores)+len(models)]
+		for m, s := range models {
+			if !r.wants(s) {
+				continue
+			}
+			if err := r.lacks(s); err != nil {
+				reply.Err = errors.Join(reply.Err, err)
+				continue
+			}
+			own := b.values[m][:r.Rows:r.Rows]
+			b.values[m] = b.values[m][r.Rows:]
+			if b.faulty[m] {
+				reply.Fault = fault
+			}
+			if err := s.judge(own, b.failed[m]); err != nil {
+				reply.Err = errors.Join(reply.Err, err)
+				if b.failed[m] == nil && !s.strange.Swap(true) {
+					s.log().Error("model gave an unusable value: this and the next ones are counted", "error", err)
+				}
+				continue
+			}
+			s.rows.Add(uint64(r.Rows))
+			s.series.rows.Add(float64(r.Rows))
+			reply.Models = append(reply.Models, Scores{Model: s.contract.Name, Version: s.version, Values: own})
+		}
+		switch {
+		case len(models) == 0:
+			reply = Reply{Err: ErrNoModel}
+		case len(reply.Models) > 0:
+			reply.Err = nil
+		case reply.Err == nil:
+			reply = Reply{Err: &NotServingError{r.Model, r.Version}}
+		default:
+			reply.Models = nil
+		}
+		r.Reply(reply)
 	}
-	r.Reply(reply)
 }
 
 // score runs the model once.
