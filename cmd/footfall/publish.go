@@ -27,7 +27,8 @@ import (
 const maxShown = 1_000
 
 func (a *app) publishCommand() *cobra.Command {
-	return &cobra.Command{
+	var to brokerFlags
+	cmd := &cobra.Command{
 		Use:   "publish FILE|-",
 		Short: "Publish events from a file or from standard input",
 		Long: `Publish events: protobuf-JSON, one a line (NDJSON), as an array, or as {"events": […]}.
@@ -37,15 +38,16 @@ publishing the file again changes nothing. Nor does it, for a file in order of t
 as well. Events from standard input or a pipe are sent as they come; of those a customer's last
 32 event IDs keep them from being applied twice.
 
+With --broker they go to RabbitMQ without a node: with --shards to each event's stream, else to the
+queue from which the nodes take them there. What only nodes know is wrong then, such as another
+currency than theirs, is a dead letter (see 'footfall deadletters').
+
 The good events are accepted even where others are rejected; then the exit code is 1.`,
 		Example: `  footfall publish events.ndjson
-  tail -f events.ndjson | footfall publish -`,
+  tail -f events.ndjson | footfall publish -
+  FOOTFALL_BROKER_PASSWORD=… footfall publish events.ndjson --broker amqp://shop@rabbit:5672/ --shards 64`,
 		Args: exactArgs("a file, or - for standard input,"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.dial()
-			if err != nil {
-				return err
-			}
 			in, producer := a.in, ""
 			if args[0] != "-" {
 				f, err := os.Open(args[0])
@@ -59,9 +61,31 @@ The good events are accepted even where others are rejected; then the exit code 
 					}
 				}
 			}
-			return a.publish(cmd.Context(), c, in, producer)
+			if to.url != "" {
+				return a.publishToBroker(cmd.Context(), &to, in, producer)
+			}
+			return a.publishToNode(cmd.Context(), in, producer)
 		},
 	}
+	to.add(cmd.Flags())
+	return cmd
+}
+
+// publishToNode sends events to a node, which tells how many shards there are.
+func (a *app) publishToNode(ctx context.Context, in io.Reader, producer string) error {
+	c, err := a.dial()
+	if err != nil {
+		return err
+	}
+	var cluster *footfallv1.Cluster
+	err = replay.Retry(ctx, replay.DefaultPatience, func(ctx context.Context) (err error) {
+		cluster, err = c.GetCluster(ctx, &footfallv1.GetClusterRequest{})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return a.publish(ctx, c, int(cluster.GetShards()), in, producer)
 }
 
 // regular reports whether f can be read twice. A pipe cannot.
@@ -116,12 +140,14 @@ func inOrder(ctx context.Context, in io.Reader) bool {
 
 // sound reports whether an event is good but for what only the node knows, its currency: those a
 // replay counts.
-func sound(ev *footfallv1.Event) bool {
+func sound(ev *footfallv1.Event) bool { return validate(ev) == nil }
+
+func validate(ev *footfallv1.Event) *messages.Fault {
 	currency := ev.GetRefund().GetCurrency()
 	if p := ev.GetPurchase(); p != nil {
 		currency = p.GetCurrency()
 	}
-	return messages.Validator{Currency: currency}.Validate(ev) == nil
+	return messages.Validator{Currency: currency}.Validate(ev)
 }
 
 // published is what became of a file.
@@ -147,24 +173,16 @@ func (p *published) reject(r rejected) {
 	p.Rejected = append(p.Rejected, r)
 }
 
-func (a *app) publish(ctx context.Context, c *client, in io.Reader, producer string) error {
-	var cluster *footfallv1.Cluster
-	err := replay.Retry(ctx, replay.DefaultPatience, func(ctx context.Context) (err error) {
-		cluster, err = c.GetCluster(ctx, &footfallv1.GetClusterRequest{})
-		return err
-	})
-	if err != nil {
-		return err
-	}
+func (a *app) publish(ctx context.Context, to footfallv1.IngestServiceClient, shards int, in io.Reader, producer string) error {
 	result := published{Rejected: []rejected{}}
 	var refused []replay.Rejection // by the node, read once the publisher is closed
-	p := replay.NewPublisher(ctx, c, replay.PublisherOptions{
-		Shards:   int(cluster.GetShards()),
+	p := replay.NewPublisher(ctx, to, replay.PublisherOptions{
+		Shards:   shards,
 		Rejected: func(r replay.Rejection) { refused = append(refused, r) },
 	})
 	var lineOf []int // of what was added
 	var row uint64   // among the sound events
-	err = func() error {
+	err := func() error {
 		for part, err := range parts(ctx, in, p.Send) {
 			if err != nil {
 				return err
