@@ -39,7 +39,10 @@ type Contract struct {
 	// Segments is set where the output is a segment.
 	Segments []Segment
 	// Bins tell how training's rows were spread, for some or all features.
-	Bins        []Bins
+	Bins []Bins
+	// Baseline has values that explanations compare with, where they are not the medians of
+	// Bins: see [Contract.BaselineOf].
+	Baseline    map[string]float32
 	Data        Data
 	Evaluation  map[string]float64
 	TrainedWith TrainedWith

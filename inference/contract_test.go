@@ -107,6 +107,8 @@ func TestContractFaults(t *testing.T) {
 		"shares missing":     {[]string{"0.09, 0.06]", "0.15]"}, []string{"bins.visit_days_7.shares: has 4 elements, where 4 edges make 5 bins"}},
 		"negative share":     {[]string{"0.09, 0.06]", "0.30, -0.15]"}, []string{"bins.visit_days_7.shares[4]: -0.15 is not from 0 to 1"}},
 		"bins of nothing":    {[]string{"\n  visit_days_7:\n    edges", "\n  visits:\n    edges"}, []string{"bins.visits: no input has this feature"}},
+		"baseline of none":   {[]string{"# baseline:\n#   overdue: 0.63", "baseline:\n  overdo: 0.63"}, []string{"baseline.overdo: no input has this feature"}},
+		"baseline no number": {[]string{"# baseline:\n#   overdue: 0.63", "baseline:\n  overdue: often"}, []string{"baseline.overdue: must be a finite number"}},
 		"digest":             {[]string{"digest: sha256:", "digest: "}, []string{"data.digest:"}},
 		"days backwards":     {[]string{"[84, 238]", "[238, 84]"}, []string{"data.days: [238 84] is not a first and a last day"}},
 		"one day":            {[]string{"[84, 238]", "[238]"}, []string{"data.days: [238] is not a first and a last day"}},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"regexp"
 	"slices"
@@ -114,6 +115,14 @@ func (d *decoder) contract(n *yaml.Node) *Contract {
 			}
 		}
 	}
+	if m.has("baseline") {
+		if b := m.child("baseline"); b != nil {
+			c.Baseline = make(map[string]float32, len(b.keys))
+			for _, key := range b.keys {
+				c.Baseline[key] = float32(b.number(key))
+			}
+		}
+	}
 	if data := m.child("data"); data != nil {
 		c.Data = d.data(data)
 	}
@@ -167,9 +176,17 @@ func (d *decoder) whole(m *mapping, c *Contract) {
 		}
 		ids[s.ID], names[s.Name] = true, true
 	}
+	unknown := func(feature string) bool {
+		return len(c.Inputs) > 0 && !slices.ContainsFunc(c.Inputs, func(in Input) bool { return slices.Contains(in.Features, feature) })
+	}
 	for _, b := range c.Bins {
-		if len(c.Inputs) > 0 && !slices.ContainsFunc(c.Inputs, func(in Input) bool { return slices.Contains(in.Features, b.Feature) }) {
+		if unknown(b.Feature) {
 			m.fault("bins."+b.Feature, "no input has this feature")
+		}
+	}
+	for _, feature := range slices.Sorted(maps.Keys(c.Baseline)) {
+		if unknown(feature) {
+			m.fault("baseline."+feature, "no input has this feature")
 		}
 	}
 }
