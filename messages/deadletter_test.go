@@ -24,6 +24,6 @@ func TestDeadLetterOfAShard(t *testing.T) {
 	p := l.Proto(3)
 	require.Equal(t, "3-1099511627776-7", p.GetId())
 	require.Equal(t, "footfall.events.3", p.GetSource())
-	require.Equal(t, ContentJSON, p.GetContentType())
+	require.Equal(t, JSONRecord, RecordTypeOf(p.GetContentType(), p.GetType()))
 	require.Equal(t, l.Body, p.GetBody())
 }

@@ -267,7 +267,7 @@ func (a *app) eventsOfFile(name string) ([]*footfallv1.Event, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer f.Close()
+		defer func() { _ = f.Close() }() // it was only read
 		in = f
 	}
 	body, err := io.ReadAll(io.LimitReader(in, maxLine+1))

@@ -120,7 +120,9 @@ const viewJSON = `{"event_id":%q,"customer_id":"900","time":"2017-01-01T12:00:00
 func TestReplayByBody(t *testing.T) {
 	good, faulty := pageView("e", "900"), pageView("f", "900")
 	faulty.Time = nil
-	batch := func(events ...*footfallv1.Event) *footfallv1.EventBatch { return &footfallv1.EventBatch{Events: events} }
+	batch := func(events ...*footfallv1.Event) *footfallv1.EventBatch {
+		return &footfallv1.EventBatch{Events: events}
+	}
 	j := func(id string) string { return fmt.Sprintf(viewJSON, id) }
 	for _, tt := range []struct {
 		name string
