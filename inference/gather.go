@@ -182,7 +182,7 @@ func (g *gatherer) look() {
 		}
 		hang := d.hang.Load()
 		if hang == nil {
-			hang = &DeviceError{Device: d.Device, Reason: FaultHang, Err: fmt.Errorf("a run takes longer than %v", d.RunTimeout)}
+			hang = &DeviceError{Device: d.Device, Reason: FaultHang, Whole: true, Err: fmt.Errorf("a run takes longer than %v", d.RunTimeout)}
 			d.hang.Store(hang)
 			d.Log.Error("device hangs", "device", d.Device, "error", hang)
 			if d.Failed != nil {

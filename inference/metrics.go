@@ -17,6 +17,11 @@ type Metrics struct {
 	errors    *prometheus.CounterVec
 	input     *prometheus.CounterVec
 	quality   *prometheus.GaugeVec
+
+	// Of pools.
+	up       *prometheus.GaugeVec
+	failures *prometheus.CounterVec
+	retried  *prometheus.CounterVec
 }
 
 // NewMetrics registers the metrics of this package. reg may be nil: then nobody sees them.
@@ -56,11 +61,23 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 			Name: "footfall_model_quality",
 			Help: "How good a model was on its test data, by measure.",
 		}, []string{"model", "version", "measure"}),
+		up: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "footfall_inference_device_up",
+			Help: "1 where the device is in service, 0 where it loads or is out.",
+		}, []string{"device"}),
+		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "footfall_inference_device_failures_total",
+			Help: "Times that a device was taken out of service, by reason.",
+		}, []string{"device", "reason"}),
+		retried: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "footfall_inference_retried_rows_total",
+			Help: "Rows that a device failed, and another one was given.",
+		}, []string{"device"}),
 	}
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.rows, m.batchRows, m.seconds, m.queueRows, m.refused, m.errors, m.input, m.quality} {
+	for _, c := range []prometheus.Collector{m.rows, m.batchRows, m.seconds, m.queueRows, m.refused, m.errors, m.input, m.quality, m.up, m.failures, m.retried} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}
@@ -90,6 +107,29 @@ func (m *Metrics) dropDevice(device string) {
 	m.refused.Delete(labels)
 	m.batchRows.DeletePartialMatch(labels)
 	m.seconds.DeletePartialMatch(labels)
+}
+
+// seatSeries are those of a device that outlast its failures.
+type seatSeries struct {
+	up prometheus.Gauge
+	// failures is by reason.
+	failures map[string]prometheus.Counter
+	retried  prometheus.Counter
+}
+
+func (m *Metrics) seat(device string) seatSeries {
+	s := seatSeries{up: m.up.WithLabelValues(device), failures: make(map[string]prometheus.Counter), retried: m.retried.WithLabelValues(device)}
+	for _, reason := range []string{FaultRun, FaultHang, FaultLoad} {
+		s.failures[reason] = m.failures.WithLabelValues(device, reason)
+	}
+	return s
+}
+
+func (m *Metrics) dropSeat(device string) {
+	labels := prometheus.Labels{"device": device}
+	m.up.Delete(labels)
+	m.failures.DeletePartialMatch(labels)
+	m.retried.Delete(labels)
 }
 
 // modelSeries are those of a serving version on a device.

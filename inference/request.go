@@ -67,7 +67,9 @@ type DeviceError struct {
 	Device string
 	// Reason is one of [FaultRun], [FaultHang] and [FaultLoad].
 	Reason string
-	Err    error
+	// Whole is set where no model runs at all.
+	Whole bool
+	Err   error
 }
 
 func (e *DeviceError) Error() string {

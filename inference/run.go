@@ -192,14 +192,22 @@ func (b *batch) timed(run func() error) error {
 }
 
 // blame tells whose fault failed runs are: a session that still runs the rows of warm-up is
-// not at fault, those of the batch are.
+// not at fault, those of the batch are. Where one is at fault, those that had nothing to run
+// are tried as well, to tell a model's fault from the device's.
 func (b *batch) blame() *DeviceError {
 	var faults []error
+	runs := func(s *serving) bool {
+		return b.timed(func() error { return s.warm(1) }) == nil
+	}
+	whole := true
 	for m, s := range b.set.models {
-		if b.failed[m] == nil || b.claimed.Load() {
-			continue
-		}
-		if b.timed(func() error { return s.warm(1) }) != nil {
+		switch {
+		case b.failed[m] == nil:
+			whole = whole && len(b.values[m]) == 0
+		case b.claimed.Load():
+		case runs(s):
+			whole = false
+		default:
 			b.faulty[m] = true
 			faults = append(faults, fmt.Errorf("%s %s: %w", s.contract.Name, s.version, b.failed[m]))
 		}
@@ -207,7 +215,12 @@ func (b *batch) blame() *DeviceError {
 	if len(faults) == 0 {
 		return nil
 	}
-	return &DeviceError{Device: b.device.Device, Reason: FaultRun, Err: errors.Join(faults...)}
+	for m, s := range b.set.models {
+		if whole && b.failed[m] == nil && !b.claimed.Load() {
+			whole = !runs(s)
+		}
+	}
+	return &DeviceError{Device: b.device.Device, Reason: FaultRun, Whole: whole, Err: errors.Join(faults...)}
 }
 
 // count adds the batch's rows to what models were fed. Rows for all of them are looked at once.
