@@ -22,6 +22,7 @@ import (
 	"footfall/behavior"
 	"footfall/inference"
 	"footfall/node/api"
+	"footfall/node/broker"
 	"footfall/node/config"
 	"footfall/node/storage"
 )
@@ -52,6 +53,7 @@ type Node struct {
 	now    func() time.Time
 	state  atomic.Int32
 
+	broker  *broker.Broker // nil where the log is not on one
 	storage *storage.Storage
 	scoring *scoring // nil without models
 	host    *guardedHost
@@ -116,13 +118,7 @@ func New(o Options) (_ *Node, err error) {
 	}
 	n.metrics.state(starting)
 
-	if n.storage, err = storage.Open(storage.Options{
-		LogDir:   n.cfg.LogDir,
-		StoreDir: n.cfg.StoreDir,
-		Identity: storage.Identity(n.cfg.Shards, n.cfg.Location, n.cfg.Currency),
-		Reserve:  n.cfg.DiskReserve,
-		Logger:   n.logger,
-	}); err != nil {
+	if err := n.openStorage(o.Registry); err != nil {
 		return nil, err
 	}
 	if err := o.Registry.Register(storageCollector{n.storage}); err != nil {
@@ -169,7 +165,7 @@ func New(o Options) (_ *Node, err error) {
 		Limits:      api.Limits{Message: n.cfg.MaxMessage, Ingest: n.cfg.IngestBudget, Query: n.cfg.QueryTimeout},
 		Host:        n.host,
 		Models:      models,
-		DeadLetters: n.storage.DeadLetters(),
+		DeadLetters: n.deadLetters(),
 		Rates:       n.rates,
 		Ready:       n.Ready,
 		State:       func() string { return stateNames[n.state.Load()] },
@@ -220,6 +216,9 @@ func (n *Node) Close() error {
 	if n.scoring != nil {
 		errs = append(errs, n.scoring.Close())
 	}
+	if n.broker != nil {
+		errs = append(errs, n.broker.Close())
+	}
 	if n.storage != nil {
 		errs = append(errs, n.storage.Close())
 	}
@@ -233,9 +232,9 @@ func (n *Node) Close() error {
 //
 //  1. the signal: readiness drops, so that nothing new is sent here
 //  2. HTTP and gRPC: calls under way end, new ones are refused
-//  3. upkeep: retention and rates
+//  3. upkeep: retention and rates; the bridge and the mover of dead letters
 //  4. the shards: they stop reading, checkpoint, and are released
-//  5. models, store, log: in Close
+//  5. models, broker, store, log: in Close
 func (n *Node) Run(ctx context.Context) error {
 	var (
 		g    run.Group
@@ -273,6 +272,12 @@ func (n *Node) Run(ctx context.Context) error {
 	background, stopBackground := context.WithCancel(context.Background())
 	g.Add(func() error { return n.upkeep(background) }, func(error) { stopBackground() })
 	g.Add(func() error { return n.retention(background) }, func(error) { stopBackground() })
+	if n.broker != nil {
+		mover := n.broker.Mover(n.storage.DeadLetters())
+		mover.Status = n.host.Status
+		g.Add(func() error { return mover.Run(background) }, func(error) { stopBackground() })
+		g.Add(func() error { return n.broker.Bridge(background) }, func(error) { stopBackground() })
+	}
 
 	recovery, stopRecovery := context.WithCancel(context.Background())
 	g.Add(func() error { return n.start(recovery) }, func(error) {

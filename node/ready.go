@@ -35,6 +35,9 @@ func (n *Node) Ready() api.Readiness {
 	if more := notActive - maxReasons; more > 0 {
 		r.Reasons = append(r.Reasons, fmt.Sprintf("%d more shards are not active", more))
 	}
+	if n.broker != nil {
+		r.Notes = append(r.Notes, n.broker.Notes()...)
+	}
 	if n.scoring != nil {
 		reasons, notes := n.scoring.reasons()
 		r.Reasons = append(r.Reasons, reasons...)

@@ -31,6 +31,8 @@ type Log interface {
 	UUID() string
 	// CheckIdentity refuses a log that was made for another fold: *messages.IdentityError.
 	CheckIdentity(want messages.Identity) error
+	// Err returns why the log takes nothing now; nil while it does.
+	Err() error
 	Close() error
 }
 
@@ -145,7 +147,11 @@ func (s *Storage) Close() error {
 // Err returns why events or checkpoints are refused now; nil while they are taken.
 func (s *Storage) Err(ctx context.Context) error {
 	// An append of nothing is refused like any other where the disk is nearly full.
-	return errors.Join(s.Log.Append(ctx, 0, nil), s.Store.Err())
+	err := s.Log.Append(ctx, 0, nil)
+	if err == nil {
+		err = s.Log.Err()
+	}
+	return errors.Join(err, s.Store.Err())
 }
 
 // Store is a checkpoint store whose base snapshots the shards can fold from. What reads one
