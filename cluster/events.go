@@ -27,9 +27,10 @@ type (
 
 // What the store says of the lease.
 type (
-	// LeaseRenewed says that this member has its lease until at least Until: the instant at
-	// which the request was sent, plus what was asked for.
-	LeaseRenewed struct{ Until time.Time }
+	// LeaseRenewed says until when this member has its lease at least, in each database: the
+	// instant at which the request was sent, plus what was asked for. The zero time says that
+	// it was not renewed there.
+	LeaseRenewed struct{ Until []time.Time }
 	// LeaseLost says that another process has this member's name and lease. Nothing is owned
 	// any more.
 	LeaseLost struct{}
@@ -116,12 +117,12 @@ type (
 		Shard int
 		To    string
 	}
-	// LeaseLapsed says that the node does not answer as owner any more.
-	LeaseLapsed struct{}
+	// LeaseLapsed says that the node does not answer as owner of a database's shards any more.
+	LeaseLapsed struct{ Database int }
 	// Verify asks the store which shards it has for this member: HeldRead with the same Seq.
 	Verify struct{ Seq uint64 }
 	// LeaseRestored says that it does again, for the shards that nobody took.
-	LeaseRestored struct{}
+	LeaseRestored struct{ Database int }
 	// Drained says that nothing is left: the node may leave.
 	Drained struct{}
 )
@@ -136,15 +137,23 @@ func (LeaseRestored) command() {}
 func (Verify) command()        {}
 func (Drained) command()       {}
 
-func (c Acquire) String() string      { return fmt.Sprintf("acquire %d", c.Shard) }
-func (c Drain) String() string        { return fmt.Sprintf("drain %d", c.Shard) }
-func (c Drop) String() string         { return fmt.Sprintf("drop %d", c.Shard) }
-func (c Announce) String() string     { return "announce " + c.State.String() }
-func (c TellReleased) String() string { return fmt.Sprintf("tell %s of %d", c.To, c.Shard) }
-func (LeaseLapsed) String() string    { return "lease lapsed" }
-func (LeaseRestored) String() string  { return "lease restored" }
-func (Verify) String() string         { return "verify" }
-func (Drained) String() string        { return "drained" }
+func (c Acquire) String() string       { return fmt.Sprintf("acquire %d", c.Shard) }
+func (c Drain) String() string         { return fmt.Sprintf("drain %d", c.Shard) }
+func (c Drop) String() string          { return fmt.Sprintf("drop %d", c.Shard) }
+func (c Announce) String() string      { return "announce " + c.State.String() }
+func (c TellReleased) String() string  { return fmt.Sprintf("tell %s of %d", c.To, c.Shard) }
+func (c LeaseLapsed) String() string   { return "lease lapsed" + inDatabase(c.Database) }
+func (c LeaseRestored) String() string { return "lease restored" + inDatabase(c.Database) }
+func (Verify) String() string          { return "verify" }
+func (Drained) String() string         { return "drained" }
+
+// inDatabase names a database where there may be several.
+func inDatabase(i int) string {
+	if i == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" in database %d", i)
+}
 
 // MemberState is how far a member is.
 type MemberState uint8

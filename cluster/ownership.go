@@ -55,9 +55,7 @@ type Ownership struct {
 	owners  []string
 	dirty   bool // present or away may have changed
 
-	until  time.Time // the end of the lease
-	lapsed bool      // and the store has not said since what is still this node's
-	lapses uint64    // counts them
+	leases []lease // in each database; shard s has that of s mod their number
 
 	verified time.Time // when the store was last asked what it has for this node
 	verify   uint64    // counts these questions
@@ -70,6 +68,13 @@ type Ownership struct {
 
 	now time.Time
 	out []Command
+}
+
+// lease is this node's lease in one database.
+type lease struct {
+	until  time.Time
+	lapsed bool   // and the store has not said since what is still this node's
+	lapses uint64 // counts them
 }
 
 // slot is what is known of one shard.
@@ -99,6 +104,9 @@ type OwnershipConfig struct {
 	Name string
 	// Shards is the number of shards of the cluster.
 	Shards int
+	// Databases is the number of databases of the store (1): shard s is in s mod Databases, and
+	// this node has a lease in each.
+	Databases int
 	// NoShards: this node has not the role to own any.
 	NoShards bool
 	// MaxDraining is how many shards drain at once (4).
@@ -131,6 +139,9 @@ func (c OwnershipConfig) withDefaults() OwnershipConfig {
 	if c.MaxDraining == 0 {
 		c.MaxDraining = 4
 	}
+	if c.Databases == 0 {
+		c.Databases = 1
+	}
 	if c.AcquiresPerTick == 0 {
 		c.AcquiresPerTick = 32
 	}
@@ -142,7 +153,7 @@ func NewOwnership(cfg OwnershipConfig) *Ownership {
 	cfg = cfg.withDefaults()
 	return &Ownership{
 		cfg: cfg, members: map[string]Member{}, owners: make([]string, cfg.Shards),
-		shards: make([]slot, cfg.Shards), dirty: true, budget: cfg.AcquiresPerTick,
+		shards: make([]slot, cfg.Shards), leases: make([]lease, cfg.Databases), dirty: true, budget: cfg.AcquiresPerTick,
 	}
 }
 
@@ -151,7 +162,7 @@ func NewOwnership(cfg OwnershipConfig) *Ownership {
 func (o *Ownership) Step(now time.Time, e Event) []Command {
 	o.now, o.out = now, nil
 	o.step++
-	o.checkLease()
+	o.checkLeases()
 	switch e := e.(type) {
 	case MembersChanged:
 		o.membersChanged(e.Members)
@@ -174,7 +185,7 @@ func (o *Ownership) Step(now time.Time, e Event) []Command {
 	default:
 		o.shardEvent(e)
 	}
-	if o.self == MemberJoining && o.ready && o.leased() {
+	if o.self == MemberJoining && o.ready && o.leasedAny() {
 		o.become(MemberActive)
 	}
 	if o.dirty {
@@ -192,32 +203,45 @@ func (o *Ownership) become(s MemberState) {
 	o.do(Announce{s})
 }
 
-// leased tells whether the lease holds.
-func (o *Ownership) leased() bool { return o.now.Before(o.until) }
+// lease is the one that a shard depends on.
+func (o *Ownership) lease(s int) *lease { return &o.leases[s%len(o.leases)] }
 
-// checkLease notices a lapse, before anything else is believed.
-func (o *Ownership) checkLease() {
-	if o.lapsed || o.until.IsZero() || o.leased() {
-		return
-	}
-	o.lapsed, o.waiting = true, false // an answer on its way says nothing any more
-	o.lapses++
-	for s := range o.shards {
-		o.shards[s].sure = false
-	}
-	o.do(LeaseLapsed{})
+// leased tells whether it holds.
+func (o *Ownership) leased(s int) bool { return o.now.Before(o.lease(s).until) }
+
+// leasedAny tells whether the node has a lease in any database.
+func (o *Ownership) leasedAny() bool {
+	return slices.ContainsFunc(o.leases, func(l lease) bool { return o.now.Before(l.until) })
 }
 
-// leaseRenewed takes the new end. After a lapse, and from time to time, the store is asked
+// checkLeases notices lapses, before anything else is believed.
+func (o *Ownership) checkLeases() {
+	for i := range o.leases {
+		l := &o.leases[i]
+		if l.lapsed || l.until.IsZero() || o.now.Before(l.until) {
+			continue
+		}
+		l.lapsed = true
+		l.lapses++
+		o.waiting = false // an answer on its way says nothing any more
+		for s := i; s < len(o.shards); s += len(o.leases) {
+			o.shards[s].sure = false
+		}
+		o.do(LeaseLapsed{i})
+	}
+}
+
+// leaseRenewed takes the new ends. After a lapse, and from time to time, the store is asked
 // what it has for this node.
-func (o *Ownership) leaseRenewed(until time.Time) {
-	if o.until.IsZero() {
-		o.verified = o.now
+func (o *Ownership) leaseRenewed(until []time.Time) {
+	ask := o.now.Sub(o.verified) >= o.cfg.VerifyEvery
+	for i := range min(len(until), len(o.leases)) {
+		if l := &o.leases[i]; until[i].After(l.until) {
+			l.until = until[i]
+			ask = ask || l.lapsed
+		}
 	}
-	if until.After(o.until) {
-		o.until = until
-	}
-	if o.leased() && !o.waiting && (o.lapsed || o.now.Sub(o.verified) >= o.cfg.VerifyEvery) {
+	if ask && !o.waiting && o.leasedAny() {
 		o.verify++
 		o.waiting, o.verified, o.asOf = true, o.now, o.step
 		o.do(Verify{o.verify})
@@ -239,6 +263,7 @@ func (o *Ownership) heldRead(e HeldRead) {
 		k := &o.shards[s]
 		epoch, has := e.Held[s]
 		switch {
+		case !o.leased(s): // it proves nothing
 		case k.asked || k.since >= o.asOf:
 			if k.held && !k.sure && !k.asked {
 				o.verified = time.Time{}
@@ -252,10 +277,15 @@ func (o *Ownership) heldRead(e HeldRead) {
 			o.set(s, slot{state: Draining, held: true, epoch: epoch, retryAt: o.now})
 		}
 	}
-	if o.lapsed {
-		o.lapsed = false
-		o.do(LeaseRestored{})
-		for s := range o.shards { // what failed because the store was away need not wait
+	for i := range o.leases {
+		l := &o.leases[i]
+		if !l.lapsed || !o.now.Before(l.until) {
+			continue
+		}
+		l.lapsed = false
+		o.do(LeaseRestored{i})
+		for s := i; s < len(o.shards); s += len(o.leases) {
+			// What failed because the store was away need not wait.
 			o.shards[s].retryAt, o.shards[s].tries = o.now, 0
 		}
 	}
@@ -263,7 +293,7 @@ func (o *Ownership) heldRead(e HeldRead) {
 
 // leaseLost drops everything: another process has this node's name.
 func (o *Ownership) leaseLost() {
-	o.until = time.Time{}
+	clear(o.leases)
 	for s := range o.shards {
 		if o.shards[s].state != Idle {
 			o.do(Drop{s})
@@ -328,7 +358,7 @@ func (o *Ownership) shardEvent(e Event) {
 		}
 	case Acquired:
 		if k := o.slot(e.Shard, Acquiring); k != nil && k.asked {
-			o.set(e.Shard, slot{state: Recovering, held: true, epoch: e.Epoch, sure: o.leased() && k.lapses == o.lapses})
+			o.set(e.Shard, slot{state: Recovering, held: true, epoch: e.Epoch, sure: o.leased(e.Shard) && k.lapses == o.lease(e.Shard).lapses})
 		}
 	case Activated:
 		if k := o.slot(e.Shard, Recovering); k != nil {
@@ -454,12 +484,12 @@ func (o *Ownership) reconcile() {
 }
 
 func (o *Ownership) acquire(s int) {
-	if o.budget == 0 || !o.leased() {
+	if o.budget == 0 || !o.leased(s) {
 		return
 	}
 	o.budget--
 	k := &o.shards[s]
-	k.asked, k.lapses, k.hinted = true, o.lapses, false
+	k.asked, k.lapses, k.hinted = true, o.lease(s).lapses, false
 	o.do(Acquire{s})
 }
 
@@ -474,7 +504,7 @@ func (o *Ownership) Locate(s int, now time.Time) Location {
 	k := &o.shards[s]
 	l := Location{Shard: s, State: k.state, Owner: o.owners[s]}
 	switch {
-	case k.state == Active && k.sure && now.Before(o.until):
+	case k.state == Active && k.sure && now.Before(o.lease(s).until):
 		l.Here, l.Owner = true, o.cfg.Name
 	case k.state == Acquiring && k.holder != o.cfg.Name && o.there(k.holder):
 		l.Owner = k.holder // it serves until it has drained
@@ -493,9 +523,6 @@ func (o *Ownership) there(name string) bool {
 
 // State is how far this node is.
 func (o *Ownership) State() MemberState { return o.self }
-
-// Until is the end of the lease.
-func (o *Ownership) Until() time.Time { return o.until }
 
 // Owners are the members that should own the shards.
 func (o *Ownership) Owners() []string { return slices.Clone(o.owners) }

@@ -387,7 +387,7 @@ func (n *simNode) renew() {
 	n.ask(func() error { return n.sim.store.renew(n.name, incarnation) }, func(err error) {
 		switch err.(type) {
 		case nil:
-			n.step(LeaseRenewed{sent.Add(simTTL)})
+			n.step(LeaseRenewed{[]time.Time{sent.Add(simTTL)}})
 			again()
 		default:
 			n.after(simRenew/5, n.renew)
