@@ -35,6 +35,8 @@ type scoring struct {
 	// device is set once the models are loaded, and serves before it: whether any of them could be.
 	device atomic.Pointer[inference.Device]
 	serves bool
+	// queries are those of callers that wait.
+	queries queries
 }
 
 // openScoring looks what models there are. It returns nil where the node runs none.
@@ -43,6 +45,7 @@ func openScoring(cfg *config.Config, runner inference.Runner, logger *slog.Logge
 		return nil, nil
 	}
 	s := &scoring{}
+	s.queries.scoring = s
 	s.registry, s.missing = inference.OpenRegistry("file:"+cfg.ModelsDir, layout)
 	if s.missing != nil {
 		logger.Warn("there are no models: customers are answered without scores", "error", s.missing)
@@ -62,6 +65,7 @@ func openScoring(cfg *config.Config, runner inference.Runner, logger *slog.Logge
 		Metrics:   m,
 		Log:       logger,
 	}
+	s.queries.open()
 	return s, nil
 }
 

@@ -10,9 +10,12 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
 
+	"footfall/inference/oip"
 	"footfall/messages"
 	"footfall/messages/footfallv1"
+	"footfall/messages/inferencev2"
 )
 
 // Options is what the API of a node is made of.
@@ -56,6 +59,14 @@ func New(o Options) (*API, error) {
 		host: o.Host, id: o.Identity, models: o.Models,
 		validator: messages.Validator{Shards: o.Identity.Shards, Currency: o.Identity.Currency},
 	}
+	var inferences *oip.Server // nil without models
+	if o.Models != nil {
+		customers.queries = o.Models.Queries()
+		inferences = &oip.Server{
+			Backend: customers.queries, Version: o.Identity.Version, Timeout: o.Limits.Query, Metrics: o.Metrics.oip,
+			Ready: func() bool { return o.State() != stateDraining },
+		}
+	}
 	admin := &Admin{
 		host: o.Host, id: o.Identity, models: o.Models, rates: o.Rates, state: o.State, now: o.Now,
 		dead: newDeadLetters(o.DeadLetters, ingest, o.Logger),
@@ -67,7 +78,7 @@ func New(o Options) (*API, error) {
 	}
 	s := &server{
 		id: o.Identity, limits: o.Limits, chain: c, ingest: ingest, logger: o.Logger,
-		ready: o.Ready, gatherer: o.Gatherer, gateway: gateway,
+		ready: o.Ready, gatherer: o.Gatherer, gateway: gateway, inference: inferenceHandler(inferences, ingest, o.Limits, o.Logger),
 	}
 	handler, err := s.handler()
 	if err != nil {
@@ -75,6 +86,10 @@ func New(o Options) (*API, error) {
 	}
 	a := &API{health: health.NewServer(), HTTP: newHTTP(handler, o.Logger), endStreams: sync.OnceFunc(func() { close(c.ending) })}
 	a.GRPC = newGRPC(c, o.Limits, a.health, ingest, customers, admin)
+	if inferences != nil {
+		inferencev2.RegisterGRPCInferenceServiceServer(a.GRPC, inferences)
+	}
+	reflection.Register(a.GRPC)
 	a.SetReady(false)
 	return a, nil
 }

@@ -6,8 +6,6 @@ import (
 	"strconv"
 	"time"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"footfall/actors"
@@ -30,7 +28,8 @@ type Customers struct {
 
 	host      Host
 	id        Identity
-	models    Models // may be nil
+	models    Models  // may be nil
+	queries   Queries // nil without models
 	validator messages.Validator
 }
 
@@ -40,7 +39,9 @@ func (s *Customers) GetCustomer(ctx context.Context, r *footfallv1.GetCustomerRe
 		return nil, f
 	}
 	if r.GetExplain() != "" {
-		return nil, status.Error(codes.Unimplemented, "explain: this version does not compute contributions")
+		if err := s.explainable(r.GetExplain()); err != nil {
+			return nil, err
+		}
 	}
 	if r.GetAt() != nil && !r.GetAt().IsValid() {
 		return nil, &messages.Fault{Field: "at", Reason: "is no valid time"}
@@ -58,7 +59,13 @@ func (s *Customers) GetCustomer(ctx context.Context, r *footfallv1.GetCustomerRe
 	if err != nil {
 		return nil, err
 	}
-	return s.render(a, at), nil
+	c := s.render(a, at)
+	if r.GetExplain() != "" {
+		if err := s.explain(ctx, c, r.GetExplain(), a.Record, at); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
 }
 
 // BatchGetCustomers implements the gRPC service.

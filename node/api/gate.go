@@ -18,7 +18,7 @@ func (g *gate) enter(n int64) error {
 	for {
 		used := g.used.Load()
 		if used+n > g.limit {
-			return &OverloadError{"too many bytes of events are being taken in"}
+			return &OverloadError{"too many bytes are being taken in"}
 		}
 		if g.used.CompareAndSwap(used, used+n) {
 			return nil

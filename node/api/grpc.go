@@ -14,7 +14,6 @@ import (
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/status"
 
 	"footfall/messages/footfallv1"
@@ -118,7 +117,7 @@ func (c *chain) guard(what string, f func() error) (err error) {
 	return f()
 }
 
-// newGRPC makes the server, with the services registered.
+// newGRPC makes the server, with the services that every node has.
 func newGRPC(c *chain, limits Limits, hs *health.Server, ingest *Ingest, customers *Customers, admin *Admin) *grpc.Server {
 	s := grpc.NewServer(
 		grpc.ChainUnaryInterceptor(c.unary),
@@ -136,7 +135,6 @@ func newGRPC(c *chain, limits Limits, hs *health.Server, ingest *Ingest, custome
 	footfallv1.RegisterCustomerServiceServer(s, customers)
 	footfallv1.RegisterAdminServiceServer(s, admin)
 	healthpb.RegisterHealthServer(s, hs)
-	reflection.Register(s)
 	return s
 }
 

@@ -6,6 +6,8 @@ import (
 
 	"footfall/actors"
 	"footfall/behavior"
+	"footfall/inference"
+	"footfall/inference/oip"
 	"footfall/messages"
 	"footfall/messages/footfallv1"
 )
@@ -37,6 +39,15 @@ type Models interface {
 	Segment(model, version string, value float32) string
 	// Devices are where they run: "CPU:0".
 	Devices() []string
+	// Queries is how calls ask them.
+	Queries() Queries
+}
+
+// Queries lets calls ask the models that serve on a node.
+type Queries interface {
+	oip.Backend
+	// Explain says what each feature of a customer contributed to a model's score of it.
+	Explain(ctx context.Context, model string, features, sequence []float32) (*inference.Explanation, error)
 }
 
 // Identity is what the answers of a node say of it.

@@ -150,6 +150,8 @@ type server struct {
 	ready    func() Readiness
 	gatherer prometheus.Gatherer
 	gateway  http.Handler
+	// inference is the Open Inference Protocol; nil without models.
+	inference http.Handler
 }
 
 // Readiness is the answer of /readyz.
@@ -218,6 +220,8 @@ func (s *server) handler() (http.Handler, error) {
 		// Not through the mux above: it would tidy up paths, and a customer's ID may look untidy.
 		case strings.HasPrefix(r.URL.Path, "/v1/"):
 			s.serveREST(w, r)
+		case s.inference != nil && (r.URL.Path == "/v2" || strings.HasPrefix(r.URL.Path, "/v2/")):
+			s.inference.ServeHTTP(w, r)
 		default:
 			mux.ServeHTTP(w, r)
 		}

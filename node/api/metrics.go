@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"footfall/inference/oip"
 	"footfall/messages"
 	"footfall/messages/footfallv1"
 )
@@ -19,6 +20,7 @@ type Metrics struct {
 	members     *prometheus.GaugeVec
 	panics      prometheus.Counter
 	rejectionOf map[string]prometheus.Counter
+	oip         *oip.Metrics
 }
 
 // Reasons that are no field of an event.
@@ -56,6 +58,9 @@ func NewMetrics(reg prometheus.Registerer, version string) (*Metrics, error) {
 	})
 	info.Set(1)
 	var errs []error
+	var err error
+	m.oip, err = oip.NewMetrics(reg)
+	errs = append(errs, err)
 	for _, c := range []prometheus.Collector{m.query, m.rejections, m.members, m.panics, info} {
 		errs = append(errs, reg.Register(c))
 	}

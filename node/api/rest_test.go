@@ -73,6 +73,7 @@ func (segments) Segment(model, _ string, value float32) string {
 	return ""
 }
 func (segments) Devices() []string { return []string{"CPU:0"} }
+func (segments) Queries() Queries  { return &scriptedModels{} }
 
 func withRooms(o *Options) {
 	o.Models, o.DeadLetters = segments{}, newShelf(

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"footfall/actors"
+	"footfall/inference"
 	"footfall/messages"
 )
 
@@ -67,11 +68,11 @@ func statusOf(err error) *status.Status {
 		return detailed(codes.InvalidArgument, err.Error(), fieldDetail(fault.Field, fault.Reason))
 	case errors.As(err, &notFound):
 		return status.New(codes.NotFound, err.Error())
-	case errors.As(err, &busy), errors.As(err, &overload), errors.As(err, &blocked):
+	case errors.As(err, &busy), errors.As(err, &overload), errors.As(err, &blocked), errors.Is(err, inference.ErrBusy):
 		return detailed(codes.ResourceExhausted, err.Error(), retryDetail())
 	case errors.Is(err, actors.ErrClock):
 		return status.New(codes.FailedPrecondition, err.Error())
-	case errors.As(err, &notActive), errors.As(err, &stale), errors.As(err, &closed):
+	case errors.As(err, &notActive), errors.As(err, &stale), errors.As(err, &closed), errors.Is(err, inference.ErrClosed):
 		return detailed(codes.Unavailable, err.Error(), retryDetail())
 	case errors.As(err, &corrupt), errors.As(err, &gap), errors.As(err, &regressed):
 		return status.New(codes.DataLoss, err.Error())

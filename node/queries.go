@@ -1,0 +1,74 @@
+package node
+
+import (
+	"context"
+	"errors"
+
+	"footfall/inference"
+	"footfall/node/api"
+)
+
+// queries lets callers of the API ask the models. They get at most half of the queue that the
+// shards' rows wait in too, and each of them half of that.
+type queries struct {
+	scoring *scoring
+	ask     inference.Queries
+}
+
+var _ api.Queries = (*queries)(nil)
+
+// open prepares the queries of a scoring whose configuration is there.
+func (q *queries) open() {
+	rows := q.scoring.config.QueueRows
+	q.ask.Limit, q.ask.MaxRows = rows/2, rows/4
+	q.ask.Offer = func(r *inference.Request) bool {
+		d := q.scoring.device.Load()
+		return d != nil && d.Score(r)
+	}
+}
+
+// Queries implements api.Models.
+func (s *scoring) Queries() api.Queries { return &s.queries }
+
+// Ready implements oip.Backend. Where there are none to load, all are.
+func (q *queries) Ready() bool { return q.scoring.missing != nil || q.scoring.device.Load() != nil }
+
+// Serving implements oip.Backend.
+func (q *queries) Serving() []*inference.Contract {
+	if d := q.scoring.device.Load(); d != nil {
+		return d.Serving()
+	}
+	return nil
+}
+
+// MaxRows implements oip.Backend.
+func (q *queries) MaxRows() int { return q.ask.MaxRows }
+
+// Score implements oip.Backend.
+func (q *queries) Score(ctx context.Context, r inference.Request) (inference.Scores, error) {
+	return q.ask.Score(ctx, r)
+}
+
+// Explain implements api.Queries.
+func (q *queries) Explain(ctx context.Context, model string, features, sequence []float32) (*inference.Explanation, error) {
+	for again := true; ; again = false {
+		c := q.contract(model)
+		if c == nil {
+			return nil, &inference.NotServingError{Model: model}
+		}
+		e, err := inference.Explain(ctx, c, layout, features, sequence, q.ask.Score)
+		// The version may have been replaced in between: then the new one is explained.
+		if _, gone := errors.AsType[*inference.NotServingError](err); !gone || !again {
+			return e, err
+		}
+	}
+}
+
+func (q *queries) contract(model string) *inference.Contract {
+	for _, c := range q.Serving() {
+		if c.Name == model {
+			return c
+		}
+	}
+	return nil
+}
