@@ -59,10 +59,10 @@ func New(o Options) (*API, error) {
 		host: o.Host, id: o.Identity, models: o.Models,
 		validator: messages.Validator{Shards: o.Identity.Shards, Currency: o.Identity.Currency},
 	}
-	var inferences *oip.Server // nil without models
+	var inferenceServer *oip.Server // nil without models
 	if o.Models != nil {
 		customers.queries = o.Models.Queries()
-		inferences = &oip.Server{
+		inferenceServer = &oip.Server{
 			Backend: customers.queries, Version: o.Identity.Version, Timeout: o.Limits.Query, Metrics: o.Metrics.oip,
 			Ready: func() bool { return o.State() != stateDraining },
 		}
@@ -78,7 +78,8 @@ func New(o Options) (*API, error) {
 	}
 	s := &server{
 		id: o.Identity, limits: o.Limits, chain: c, ingest: ingest, logger: o.Logger,
-		ready: o.Ready, gatherer: o.Gatherer, gateway: gateway, inference: inferenceHandler(inferences, ingest, o.Limits, o.Logger),
+		ready: o.Ready, gatherer: o.Gatherer, gateway: gateway,
+		inference: inferenceHandler(inferenceServer, ingest, o.Limits, o.Logger),
 	}
 	handler, err := s.handler()
 	if err != nil {
@@ -86,8 +87,8 @@ func New(o Options) (*API, error) {
 	}
 	a := &API{health: health.NewServer(), HTTP: newHTTP(handler, o.Logger), endStreams: sync.OnceFunc(func() { close(c.ending) })}
 	a.GRPC = newGRPC(c, o.Limits, a.health, ingest, customers, admin)
-	if inferences != nil {
-		inferencev2.RegisterGRPCInferenceServiceServer(a.GRPC, inferences)
+	if inferenceServer != nil {
+		inferencev2.RegisterGRPCInferenceServiceServer(a.GRPC, inferenceServer)
 	}
 	reflection.Register(a.GRPC)
 	a.SetReady(false)
@@ -109,6 +110,7 @@ func (a *API) SetReady(ready bool) {
 		footfallv1.IngestService_ServiceDesc.ServiceName,
 		footfallv1.CustomerService_ServiceDesc.ServiceName,
 		footfallv1.AdminService_ServiceDesc.ServiceName,
+		inferencev2.GRPCInferenceService_ServiceDesc.ServiceName,
 	} {
 		a.health.SetServingStatus(name, s)
 	}

@@ -23,7 +23,7 @@ func (s *Customers) explainable(model string) error {
 		return status.Error(codes.FailedPrecondition, "explain: this node runs no models: ask one with the role inference")
 	}
 	if !s.queries.Ready() {
-		return detailed(codes.Unavailable, "explain: the models are being loaded: try again", retryDetail())
+		return detailed(codes.Unavailable, "explain: the models are being loaded: try again", retryDetail()).Err()
 	}
 	var names []string
 	for _, c := range s.queries.Serving() {

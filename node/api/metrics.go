@@ -79,7 +79,10 @@ func NewMetrics(reg prometheus.Registerer, version string) (*Metrics, error) {
 // whereOwner says that a query was answered by the node that got it.
 const whereOwner = "owner"
 
-var memberStates = [...]string{"joining", "active", "draining"}
+// stateDraining is that of a node to which nothing new should be sent.
+const stateDraining = "draining"
+
+var memberStates = [...]string{"joining", "active", stateDraining}
 
 // SetState says where in its life the only member of a cluster of one is.
 func (m *Metrics) SetState(state string) {

@@ -157,7 +157,6 @@ func TestErrorsOfCalls(t *testing.T) {
 		{"parameters of no path", "GET", "/v1/nothing?a=1", "", &scripted{}, 404, Error{"not_found", "there is nothing at /v1/nothing: /openapi.json lists all calls", ""}},
 		{"the path's field", "GET", "/v1/customers/900?customer_id=901", "", &scripted{}, 400, Error{"invalid_argument", "customer_id: no such parameter: the call takes wait_for, at, explain", "customer_id"}},
 		{"twice", "GET", "/v1/customers/900?wait_for=a&wait_for=b", "", &scripted{}, 400, Error{"invalid_argument", "wait_for: is given twice", "wait_for"}},
-		{"explain", "GET", "/v1/customers/900?explain=churn_risk", "", &scripted{}, 501, Error{"unimplemented", "explain: this version does not compute contributions", ""}},
 		{"limit", "GET", "/v1/customers/900/history?limit=x", "", &scripted{}, 400, Error{"invalid_argument", `limit: must be a whole number, 0 or more, not "x"`, "limit"}},
 		{"limit too high", "GET", "/v1/deadletters?limit=10001", "", &scripted{}, 400, Error{"invalid_argument", "limit: must be at most 10000", "limit"}},
 		{"slash", "GET", "/v1/customers/a%2Fb", "", &scripted{}, 400, Error{"invalid_argument", `customer_id: must not contain "/"`, "customer_id"}},
