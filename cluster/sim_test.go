@@ -64,7 +64,7 @@ func newSim(shards int, seed uint64) *sim {
 		nodes: map[string]*simNode{}, lives: map[string]int{}, blocked: map[[2]string]bool{},
 		owner: make([]string, shards), served: make([]time.Time, shards), turns: map[simTurn]int{},
 	}
-	s.store = &simStore{sim: s, leases: map[string]*simLease{}, shards: make([]simShard, shards)}
+	s.store = newSimStore(shards, func() time.Time { return s.now })
 	s.changed()
 	s.after(simCheckAt, s.watch)
 	return s
@@ -198,10 +198,14 @@ func (s *sim) check() {
 
 // simStore is the store: leases by its own clock, epochs by compare-and-set.
 type simStore struct {
-	sim    *sim
+	now    func() time.Time
 	away   bool
 	leases map[string]*simLease
 	shards []simShard
+}
+
+func newSimStore(shards int, now func() time.Time) *simStore {
+	return &simStore{now: now, leases: map[string]*simLease{}, shards: make([]simShard, shards)}
 }
 
 type simLease struct {
@@ -220,7 +224,7 @@ func (st *simStore) live(member, incarnation string) time.Duration {
 	if l == nil || l.incarnation != incarnation {
 		return 0
 	}
-	return max(0, l.until.Sub(st.sim.now))
+	return max(0, l.until.Sub(st.now()))
 }
 
 func (st *simStore) renew(member, incarnation string) error {
@@ -232,7 +236,7 @@ func (st *simStore) renew(member, incarnation string) error {
 	case l.incarnation != incarnation && st.live(member, l.incarnation) > 0:
 		return &messages.LeaseHeldError{Member: member, Incarnation: l.incarnation, For: st.live(member, l.incarnation)}
 	}
-	*l = simLease{incarnation: incarnation, until: st.sim.now.Add(simTTL)}
+	*l = simLease{incarnation: incarnation, until: st.now().Add(simTTL)}
 	return nil
 }
 
@@ -273,7 +277,7 @@ func (st *simStore) held(member, incarnation string) map[int]uint64 {
 // places are the members that had a lease not long ago.
 func (st *simStore) places() (out []string) {
 	for name, l := range st.leases {
-		if st.sim.now.Sub(l.until) < simKeep {
+		if st.now().Sub(l.until) < simKeep {
 			out = append(out, name)
 		}
 	}
