@@ -61,6 +61,7 @@ var benchmarks = []struct {
 	{"memory", "a million resident customers", (*Suite).memory},
 	{"query", "queries while events are taken in", (*Suite).query},
 	{"recovery", "refolding a log; starting with a million customers", (*Suite).recovery},
+	{"rabbitmq", "the log on RabbitMQ streams", (*Suite).rabbitMQ},
 }
 
 // Names lists the benchmarks with what they measure.
