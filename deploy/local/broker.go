@@ -319,9 +319,9 @@ func (b *Broker) cleanUp() error {
 
 func (b *Broker) amqpURL(scheme, name string, port int, host string) string {
 	i := slices.IndexFunc(b.options.Users, func(u User) bool { return u.Name == name })
-	u := url.URL{Scheme: scheme, User: url.UserPassword(name, b.options.Users[i].Password), Host: Address(port), Path: "/"}
-	if host != vhost {
-		u.Path += host
+	u := url.URL{Scheme: scheme, User: url.UserPassword(name, b.options.Users[i].Password), Host: Address(port)}
+	if host != vhost { // which clients read out of no path; out of "/" some read an empty name
+		u.Path = "/" + host
 	}
 	return u.String()
 }
