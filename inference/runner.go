@@ -16,6 +16,27 @@ type Runner interface {
 	Version() string
 }
 
+// Lister is a [Runner] that knows what the machine has.
+type Lister interface {
+	// Accelerators names the devices that are faster than the processor: "GPU:0".
+	Accelerators(ctx context.Context) ([]string, error)
+}
+
+// Devices returns those to own: the ones named, or where "auto" or nothing is, every
+// accelerator that the runner knows of, else one device of the processor.
+func Devices(ctx context.Context, runner Runner, names []string) ([]string, error) {
+	if len(names) > 0 && !slices.Equal(names, []string{"auto"}) {
+		return names, nil
+	}
+	if l, ok := runner.(Lister); ok {
+		found, err := l.Accelerators(ctx)
+		if err != nil || len(found) > 0 {
+			return found, err
+		}
+	}
+	return []string{DefaultDevice}, nil
+}
+
 // Session is one loaded version of a model.
 type Session interface {
 	// Run writes a value for each row of the batch to out, which has room for exactly them.

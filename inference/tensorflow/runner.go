@@ -1,16 +1,13 @@
 package tensorflow
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
-	"sync/atomic"
 
 	tf "github.com/galeone/tensorflow/tensorflow/go"
 	pb "github.com/galeone/tensorflow/tensorflow/go/core/protobuf/for_core_protos_go_proto"
@@ -22,36 +19,6 @@ import (
 
 // tag is the one that exported models carry for serving.
 const tag = "serve"
-
-// Options set the library's thread pools. A process has one of either, and the first model
-// that is loaded sizes them.
-type Options struct {
-	// IntraOp is the threads that share one operation. Unless set, all cores but one: the
-	// rest of the process, above all its heartbeats, must not wait for models.
-	IntraOp int
-	// InterOp is the threads that run operations beside each other; IntraOp unless set.
-	// Below 0, each run stays on the thread that called it.
-	InterOp int
-}
-
-// Runner loads models. It may be used from several goroutines.
-type Runner struct {
-	options Options
-	// closed is set while closed sessions may wait for the collector.
-	closed atomic.Bool
-}
-
-var _ inference.Runner = (*Runner)(nil)
-
-// New returns a runner.
-func New(o Options) (*Runner, error) {
-	o.IntraOp = cmp.Or(o.IntraOp, max(1, runtime.GOMAXPROCS(0)-1))
-	o.InterOp = cmp.Or(o.InterOp, o.IntraOp)
-	if o.IntraOp < 1 || o.IntraOp > 1024 || o.InterOp < -1 || o.InterOp > 1024 {
-		return nil, fmt.Errorf("tensorflow: threads: intra-op %d and inter-op %d are not from 1 to 1024 (inter-op may be -1)", o.IntraOp, o.InterOp)
-	}
-	return &Runner{options: o}, nil
-}
 
 // Version names the library: "TensorFlow 2.21.0".
 func (r *Runner) Version() string { return "TensorFlow " + tf.Version() }
@@ -104,23 +71,6 @@ func (r *Runner) load(ctx context.Context, dir string, c *inference.Contract, de
 		return nil, errors.New(strings.ReplaceAll(err.Error(), folder, dir))
 	}
 	return s, nil
-}
-
-// config is the ConfigProto for sessions on a device.
-func (r *Runner) config(device string) ([]byte, error) {
-	kind, number, _ := strings.Cut(device, ":")
-	n, err := strconv.ParseUint(number, 10, 10)
-	if err != nil || kind != "CPU" {
-		return nil, fmt.Errorf("device %q is not supported: CPU:0, CPU:1, ... are", device)
-	}
-	return proto.Marshal(&pb.ConfigProto{
-		IntraOpParallelismThreads: int32(r.options.IntraOp),
-		InterOpParallelismThreads: int32(r.options.InterOp),
-		// The library makes this many devices of the processor, of which one is pinned to.
-		DeviceCount: map[string]int32{"CPU": int32(n) + 1, "GPU": 0},
-		// A model that can't be placed where it should be is an error.
-		AllowSoftPlacement: false,
-	})
 }
 
 // open loads the prepared folder and finds the signature's tensors in its graph.

@@ -3,6 +3,7 @@ package tensorflow
 import (
 	"context"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"testing"
@@ -254,7 +255,7 @@ func TestPinning(t *testing.T) {
 		require.NoError(t, s.Close())
 	}
 
-	for _, device := range []string{"GPU:0", "CPU", "CPU:x", "CPU:99999", ""} {
+	for _, device := range []string{"TPU:0", "CPU", "CPU:x", "GPU:-1", "CPU:99999", ""} {
 		_, err := r.Load(t.Context(), filepath.Join(models, "dense"), contract("dense"), device)
 		require.ErrorContains(t, err, "is not supported")
 	}
@@ -272,6 +273,10 @@ func TestOptions(t *testing.T) {
 		_, err := New(o)
 		require.ErrorContains(t, err, "tensorflow: threads")
 	}
+	for _, gpu := range []GPU{{Memory: -.1}, {Memory: 1.1}, {Memory: math.NaN()}, {Visible: "a"}, {Visible: "1,"}} {
+		_, err := New(Options{GPU: gpu})
+		require.ErrorContains(t, err, "gpu")
+	}
 	r := newRunner(t, Options{IntraOp: 3})
 	require.Equal(t, Options{IntraOp: 3, InterOp: 3}, r.options)
 	require.Regexp(t, `^TensorFlow 2\.\d+\.\d+`, r.Version())
@@ -282,4 +287,34 @@ func TestOptions(t *testing.T) {
 	require.EqualValues(t, 3, config.GetIntraOpParallelismThreads())
 	require.EqualValues(t, 3, config.GetInterOpParallelismThreads())
 	require.EqualValues(t, 2, config.GetDeviceCount()["CPU"])
+	require.Contains(t, config.GetDeviceCount(), "GPU", "hidden, so that nothing of it is taken")
+	require.True(t, config.GetGpuOptions().GetAllowGrowth())
+
+	r = newRunner(t, Options{GPU: GPU{Visible: "0,2", Memory: .5, Reserve: true}})
+	r.gpus = func() ([]string, error) { return []string{"GPU:0", "GPU:1"}, nil }
+	text, err = r.config("GPU:1")
+	require.NoError(t, err)
+	config = new(pb.ConfigProto)
+	require.NoError(t, proto.Unmarshal(text, config))
+	require.NotContains(t, config.GetDeviceCount(), "GPU")
+	require.True(t, config.GetAllowSoftPlacement())
+	require.False(t, config.GetGpuOptions().GetAllowGrowth())
+	require.Equal(t, "0,2", config.GetGpuOptions().GetVisibleDeviceList())
+	require.InDelta(t, .5, config.GetGpuOptions().GetPerProcessGpuMemoryFraction(), 0)
+}
+
+// A machine without GPUs has none, and a model that is to run on one is refused.
+func TestAccelerators(t *testing.T) {
+	r := newRunner(t, Options{})
+	found, err := r.Accelerators(t.Context())
+	require.NoError(t, err)
+	devices, err := inference.Devices(t.Context(), r, []string{"auto"})
+	require.NoError(t, err)
+	if len(found) > 0 {
+		require.Equal(t, found, devices)
+		return
+	}
+	require.Equal(t, []string{"CPU:0"}, devices)
+	_, err = r.Load(t.Context(), filepath.Join(models, "dense"), contract("dense"), "GPU:0")
+	require.ErrorContains(t, err, "device GPU:0 is not there: this process sees 0 GPUs")
 }

@@ -22,26 +22,35 @@ import (
 // only when the collector finds it, and the collector does not know of its megabytes: at
 // full speed gigabytes would wait for a collection that has no reason to come. So they are
 // freed here, by the pointer, whose place is looked up by name.
-var tensorHandle = findHandle()
+var tensorHandle = findHandle[tf.Tensor]("c")
 
+// handle is the place of a pointer within a type of the binding.
 type handle struct {
 	offset uintptr
 	err    error
 }
 
-func findHandle() (h handle) {
-	f, ok := reflect.TypeFor[tf.Tensor]().FieldByName("c")
+func findHandle[T any](name string) (h handle) {
+	t := reflect.TypeFor[T]()
+	f, ok := t.FieldByName(name)
 	if !ok || f.Type.Kind() != reflect.Pointer {
-		h.err = fmt.Errorf("the binding's tensors have no pointer named c: this package needs the version that go.mod names")
+		h.err = fmt.Errorf("%v has no pointer named %s: this package needs the versions that go.mod names", t, name)
 	}
 	h.offset = f.Offset
 	return h
 }
 
+// at returns where the pointer is in the value that p points to, of returns the pointer.
+func (h handle) at(p unsafe.Pointer) *unsafe.Pointer {
+	return (*unsafe.Pointer)(unsafe.Add(p, h.offset))
+}
+
+func (h handle) of(p unsafe.Pointer) unsafe.Pointer { return *h.at(p) }
+
 // free deletes a tensor that nobody uses any more.
 func free(t *tf.Tensor) {
 	runtime.SetFinalizer(t, nil)
-	p := (*unsafe.Pointer)(unsafe.Add(unsafe.Pointer(t), tensorHandle.offset))
+	p := tensorHandle.at(unsafe.Pointer(t))
 	C.footfall_delete_tensor(*p)
 	*p = nil
 }
