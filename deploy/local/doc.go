@@ -1,5 +1,5 @@
-// Package local starts servers of the real kind as children of this process: for tests, and for
-// targets of the Makefile that a person tries Footfall with.
+// Package local starts servers of the real kind ([Broker] is RabbitMQ's, [Postgres] PostgreSQL's) as children of this process:
+// for tests, and for targets of the Makefile that a person tries Footfall with.
 //
 // What it promises of each:
 //
