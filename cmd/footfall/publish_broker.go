@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/url"
 	"strconv"
+	"sync"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/spf13/pflag"
@@ -60,11 +61,15 @@ func (a *app) publishToBroker(ctx context.Context, f *brokerFlags, in io.Reader,
 // for what only nodes know: an event of another currency, or too far in the future, becomes a
 // dead letter there.
 type brokerIngest struct {
-	conn      *rabbitmq.Conn
-	publisher *rabbitmq.Publisher
-	topology  rabbitmq.Topology
+	conn     *rabbitmq.Conn
+	topology rabbitmq.Topology
 	// shards is 0 where the nodes are to find each event's shard.
 	shards int
+
+	mu sync.Mutex // guards what follows
+	// publishers has one for each routing key: brokers before 4.0 may lose confirmed messages of
+	// a channel that publishes to several streams, when a stream's leader changes.
+	publishers map[string]*rabbitmq.Publisher
 }
 
 // openBroker connects with a broker on which a node has declared everything.
@@ -72,7 +77,7 @@ func openBroker(ctx context.Context, broker string, files rabbitmq.TLSFiles, sha
 	if shards < 0 || shards > messages.MaxShards {
 		return nil, usagef("--shards %d: 1 to %d, or 0 where the nodes are to find each event's shard", shards, messages.MaxShards)
 	}
-	b := &brokerIngest{shards: shards}
+	b := &brokerIngest{shards: shards, publishers: map[string]*rabbitmq.Publisher{}}
 	if b.conn, err = rabbitmq.Open(ctx, rabbitmq.Options{URL: broker, Files: files, Name: "publish", Client: "footfall publish"}); err != nil {
 		return nil, err
 	}
@@ -88,14 +93,33 @@ func openBroker(ctx context.Context, broker string, files rabbitmq.TLSFiles, sha
 	if err := ch.ExchangeDeclarePassive(b.topology.EventsExchange(), amqp.ExchangeDirect, true, false, false, false, nil); err != nil {
 		return nil, fmt.Errorf("the broker has no exchange %s that this user may see: start a node on it first (log.url), or check the virtual host and the user's permissions: %w", b.topology.EventsExchange(), err)
 	}
-	if err := ch.Close(); err != nil {
-		return nil, err
-	}
-	b.publisher, err = rabbitmq.NewPublisher(ctx, b.conn, rabbitmq.PublisherOptions{Name: "publish"})
-	return b, err
+	return b, ch.Close()
 }
 
-func (b *brokerIngest) Close() error { return errors.Join(b.publisher.Close(), b.conn.Close()) }
+// Close gives the channels and the connection back.
+func (b *brokerIngest) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var errs []error
+	for _, p := range b.publishers {
+		errs = append(errs, p.Close())
+	}
+	return errors.Join(append(errs, b.conn.Close())...)
+}
+
+// publisher returns that of a routing key.
+func (b *brokerIngest) publisher(ctx context.Context, key string) (*rabbitmq.Publisher, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if p := b.publishers[key]; p != nil {
+		return p, nil
+	}
+	p, err := rabbitmq.NewPublisher(ctx, b.conn, rabbitmq.PublisherOptions{Name: "publish"})
+	if err == nil {
+		b.publishers[key] = p
+	}
+	return p, err
+}
 
 // unsharded is a routing key that names no shard.
 const unsharded = "unsharded"
@@ -128,7 +152,11 @@ func (b *brokerIngest) Publish(ctx context.Context, batch *footfallv1.EventBatch
 		if err != nil {
 			return nil, err
 		}
-		c, err := b.publisher.Publish(ctx, b.topology.EventsExchange(), key, amqp.Publishing{
+		p, err := b.publisher(ctx, key)
+		if err != nil {
+			return nil, brokerStatus(err)
+		}
+		c, err := p.Publish(ctx, b.topology.EventsExchange(), key, amqp.Publishing{
 			ContentType: messages.ContentProtobuf, Type: messages.TypeBatch, Body: body,
 		})
 		if err != nil {
