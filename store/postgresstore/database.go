@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -35,11 +36,11 @@ type database struct {
 	retries, failures atomic.Uint64
 }
 
-func openDatabase(s *Store, index int, url string) (*database, error) {
-	cfg, err := pgxpool.ParseConfig(url)
+func openDatabase(s *Store, index int, addr string) (*database, error) {
+	cfg, err := pgxpool.ParseConfig(addr)
 	if err != nil {
 		// What the driver says quotes the URL.
-		return nil, fmt.Errorf("store.url: database %d: it must read postgres://user:password@host:port/database?sslmode=verify-full&...: %s", index, parseFault(url, err))
+		return nil, fmt.Errorf("store.url: database %d: it must read postgres://user:password@host:port/database?sslmode=verify-full&...: %s", index, parseFault(addr, err))
 	}
 	cc := cfg.ConnConfig
 	db := &database{
@@ -47,7 +48,7 @@ func openDatabase(s *Store, index int, url string) (*database, error) {
 		index: index,
 		name:  net.JoinHostPort(cc.Host, strconv.Itoa(int(cc.Port))) + "/" + cc.Database,
 	}
-	if !strings.Contains(url, "pool_max_conns=") {
+	if !strings.Contains(addr, "pool_max_conns=") {
 		cfg.MaxConns = int32(s.options.MaxConns)
 	}
 	cfg.PingTimeout = 2 * time.Second
@@ -80,25 +81,20 @@ func openDatabase(s *Store, index int, url string) (*database, error) {
 	return db, nil
 }
 
-// parseFault is what is wrong with a URL, without the URL.
-func parseFault(url string, err error) string {
-	text := err.Error()
-	if parse, ok := errors.AsType[*pgconn.ParseConfigError](err); ok {
-		text = strings.ReplaceAll(text, parse.ConnString, "the URL")
+// parseFault is what is wrong with a URL, without its password. Of what cannot be taken apart nothing is repeated.
+func parseFault(text string, err error) string {
+	u, bad := url.Parse(text)
+	if bad != nil || u.Scheme == "" || u.Host == "" {
+		return "this does not; in a password, write % as %25, / as %2F and @ as %40"
 	}
-	// Whatever stands before the host may be a password.
-	if at := strings.LastIndexByte(url, '@'); at >= 0 {
-		secret := url[:at]
-		if i := strings.Index(secret, "://"); i >= 0 {
-			secret = secret[i+3:]
-		}
-		for _, part := range append(strings.SplitN(secret, ":", 2), secret) {
-			if part != "" {
-				text = strings.ReplaceAll(text, part, "…")
-			}
-		}
+	fault := err.Error()
+	if _, after, ok := strings.Cut(fault, "`: "); ok {
+		fault = after // what stands before quotes the URL
 	}
-	return text
+	if password, _ := u.User.Password(); password != "" {
+		fault = strings.NewReplacer(text, "the URL", password, "…", url.QueryEscape(password), "…").Replace(fault)
+	}
+	return fault
 }
 
 // connected prepares a new connection.
@@ -136,8 +132,11 @@ func (db *database) retry(ctx context.Context, pool *pgxpool.Pool, do func(ctx c
 }
 
 func (db *database) retryWithin(ctx context.Context, pool *pgxpool.Pool, timeout, patience time.Duration, do func(ctx context.Context, conn *pgx.Conn, try int) error) error {
-	if err := ctx.Err(); err != nil {
-		return err
+	switch {
+	case db.store.ctx.Err() != nil:
+		return errClosed
+	case ctx.Err() != nil:
+		return ctx.Err()
 	}
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)

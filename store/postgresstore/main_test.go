@@ -48,7 +48,7 @@ var databases atomic.Int64
 func newDatabase(tb testing.TB) string {
 	tb.Helper()
 	name := fmt.Sprintf("test%d", databases.Add(1))
-	exec(tb, server.URL(""), "CREATE SCHEMA "+name)
+	statement(tb, server.URL(""), "CREATE SCHEMA "+name)
 	return server.URL("") + "&search_path=" + name
 }
 
@@ -60,8 +60,8 @@ func open(tb testing.TB, o Options, urls ...string) *Store {
 	return s
 }
 
-// exec runs a statement beside the store.
-func exec(tb testing.TB, url, sql string, args ...any) {
+// statement runs a statement beside the store.
+func statement(tb testing.TB, url, sql string, args ...any) {
 	tb.Helper()
 	conn, err := pgx.Connect(tb.Context(), url)
 	require.NoError(tb, err)
@@ -88,7 +88,7 @@ func conformance(t *testing.T, databases int) {
 			},
 			Another: func(t *testing.T) storetest.Store { return open(t, o, urls...) },
 			Corrupt: func(t *testing.T, shard int, id string) {
-				exec(t, urls[shard%databases], `
+				statement(t, urls[shard%databases], `
 					UPDATE footfall_customers SET value = set_byte(value, octet_length(value) - 1, get_byte(value, octet_length(value) - 1) # 1)
 					WHERE shard = $1 AND id = $2`, shard, []byte(id))
 			},
