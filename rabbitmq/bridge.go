@@ -17,6 +17,8 @@ import (
 const (
 	// bridgeConfirms is how many messages may be sent and not confirmed yet.
 	bridgeConfirms = 1024
+	// stallPatience is how long the broker may leave all unanswered that was published.
+	stallPatience = 5 * time.Second
 	// leavePatience is how long an end waits for what is on its way.
 	leavePatience = 2 * time.Second
 )
@@ -64,12 +66,13 @@ type BridgeOptions struct {
 //     failure counts once. An ack proves nothing: the broker may die before it has written it.
 //     That a message is delivered does: the queue counts what is out, and gives no more than
 //     the prefetch, so it has written the ack of the message that many before.
-//  3. All is done on one channel, hence in order: per customer, the order of the queue is the
-//     order in the stream. And nothing of a channel reaches a stream once its messages are
-//     given to another consumer, since the broker ends both sides of a channel at once.
+//  3. Per customer, the order of the queue is the order in the stream: each stream is published
+//     to in that order, on a channel of its own (see outlet), and all channels are of one
+//     connection, those for publishing closed before that for consuming. So nothing of a
+//     message reaches a stream any more when it is given to another consumer.
 //  4. Nothing is given back by nack or requeue, which would change the order. Hand-over, and
-//     the answer to every failure, is to close the channel: its messages return to the head
-//     of the queue, in order.
+//     the answer to every failure, is to close the channels: messages return to the head of the
+//     queue, in order. A broker that leaves something unanswered has failed, too.
 //  5. Streams are reached by name through the default exchange, mandatory. Through the events
 //     exchange a message of a shard that is not bound would come back to the queue, confirmed.
 //  6. What is wrong with a message never stops the ones behind it. What is wrong with the
@@ -167,18 +170,15 @@ func (b *Bridge) Status() BridgeStatus {
 // ends it but that the connection was closed. It is to be called once.
 func (b *Bridge) Run(ctx context.Context) error {
 	pause := b.o.BackoffMin
-	for check := true; ; {
+	for {
 		before := b.messages.Load()
-		err := b.serve(ctx, check)
-		check = err != nil
+		err := b.serve(ctx)
 		b.enter(BridgeAway)
 		switch {
 		case ctx.Err() != nil:
 			return nil
 		case b.o.Conn.ctx.Err() != nil:
 			return b.o.Conn.closedError()
-		case err == nil:
-			continue
 		}
 		b.failure.Store(&err)
 		b.interrupts.Add(1)
@@ -202,24 +202,51 @@ func (b *Bridge) enter(s BridgeState) {
 	}
 }
 
-// serve bridges on one channel. It returns nil where ctx has ended, or where the next channel is
-// to be opened at once, and needs no check of the streams.
-func (b *Bridge) serve(ctx context.Context, check bool) error {
+// serve bridges on one connection, until something fails or ctx ends; that is nil.
+func (b *Bridge) serve(ctx context.Context) error {
+	defer b.guard(ctx)()
+	o := newOutlets(b.o.Conn, b.o.Topology.Identity.Shards)
+	for first := true; ; first = false {
+		again, err := b.consume(ctx, o, first)
+		if err != nil || !again {
+			return err
+		}
+	}
+}
+
+// consume bridges on one channel of the connection. It answers whether there is to be another.
+func (b *Bridge) consume(ctx context.Context, o *outlets, first bool) (again bool, err error) {
 	ch, err := b.o.Conn.Channel(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
-	defer b.guard(ctx)()
-	// What was delivered and is not acked returns to the queue here, after all that was sent.
-	defer ch.Close() //nolint:errcheck // a channel that the broker has closed is closed
-	s, err := b.attach(ch, check)
+	// What was delivered and is not acked returns to the queue with the end of this channel: what
+	// was sent of it must be there before.
+	defer b.o.Conn.endChannel(ch)
+	defer func() {
+		if !again || err != nil || o.full() {
+			o.close()
+		}
+	}()
+	// Read after the channel was opened: one that is lost since fails by itself.
+	switch gen := b.o.Conn.Generation(); {
+	case first:
+		o.gen = gen
+		if err := b.checkStreams(ch); err != nil {
+			return false, err
+		}
+	case o.gen != gen:
+		return false, amqp.ErrClosed
+	}
+	s, err := b.attach(ch, o)
 	if err != nil {
-		return err
+		return false, err
 	}
 	b.channel.Store(ch)
 	defer b.channel.Store(nil)
 	b.enter(BridgeWaiting)
-	return s.run(ctx)
+	err = s.run(ctx)
+	return s.leaving == renewing, err
 }
 
 // guard ends the connection under a channel that has not ended in time after ctx: amqp091-go is

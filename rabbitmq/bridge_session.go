@@ -3,7 +3,6 @@ package rabbitmq
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -11,27 +10,44 @@ import (
 	"footfall/messages"
 )
 
-// bridgeSession is a bridge on one channel. It belongs to one goroutine, which never waits
-// anywhere but in run and in writes to the socket.
+// bridgeSession is a bridge while it consumes on one channel. It belongs to one goroutine,
+// which waits nowhere but in run and in calls of amqp091-go.
 type bridgeSession struct {
 	b          *Bridge
+	outlets    *outlets
 	ch         *amqp.Channel
 	deliveries <-chan amqp.Delivery
-	confirms   <-chan amqp.Confirmation
-	returns    <-chan amqp.Return
 	closes     <-chan *amqp.Error
 
 	// out is what the message at work became; pieces and rejects count what of it was sent.
 	out             *split
 	pieces, rejects int
-	// sent and confirmed count what was published on the channel: they are delivery tags.
+	// sent and confirmed count what was published and what is known to be stored, in the order
+	// of publishing. waiting is what lies between.
 	sent, confirmed uint64
+	waiting         []awaited
 	// flights are the messages that are not acked, oldest first; the last may still be at work.
 	flights []flight
 	recent  recentPieces
 
-	// leaving says that no more messages are taken.
-	leaving bool
+	// leaving is why no more messages are taken.
+	leaving leaving
+}
+
+type leaving int
+
+const (
+	staying leaving = iota
+	// renewing is for another channel to consume on.
+	renewing
+	// ending is for good.
+	ending
+)
+
+// awaited is a confirm to come.
+type awaited struct {
+	confirm *amqp.DeferredConfirmation
+	from    *outlet
 }
 
 // flight is a message that has been split and is not settled.
@@ -44,25 +60,9 @@ type flight struct {
 }
 
 // attach makes a channel the bridge's: from here on it may get messages.
-func (b *Bridge) attach(ch *amqp.Channel, check bool) (*bridgeSession, error) {
+func (b *Bridge) attach(ch *amqp.Channel, o *outlets) (*bridgeSession, error) {
 	t := b.o.Topology
-	s := &bridgeSession{b: b, ch: ch, out: &split{}, recent: newRecentPieces(t.Identity.Shards, b.width.prefetch())}
-	// A stream that is missing is found before any message is taken for it. Else, declared
-	// between two messages, it would get the second without the first.
-	for shard := range t.Identity.Shards {
-		if !check {
-			break
-		}
-		if _, err := ch.QueueDeclarePassive(t.StreamName(shard), true, false, false, false, nil); err != nil {
-			return nil, declareError("stream", t.StreamName(shard), err)
-		}
-	}
-	if err := ch.Confirm(false); err != nil {
-		return nil, err
-	}
-	// None of these is ever full: amqp091-go would hold up the connection, or drop what it holds.
-	s.confirms = ch.NotifyPublish(make(chan amqp.Confirmation, bridgeConfirms))
-	s.returns = ch.NotifyReturn(make(chan amqp.Return, bridgeConfirms))
+	s := &bridgeSession{b: b, outlets: o, ch: ch, out: &split{}, recent: newRecentPieces(t.Identity.Shards, b.width.prefetch())}
 	s.closes = ch.NotifyClose(make(chan *amqp.Error, 1))
 	if err := ch.Qos(len(s.recent.messages), 0, false); err != nil {
 		return nil, err
@@ -74,73 +74,87 @@ func (b *Bridge) attach(ch *amqp.Channel, check bool) (*bridgeSession, error) {
 	return s, nil
 }
 
-// run bridges until ctx ends, the channel is to be renewed, or something fails.
+// checkStreams finds a stream that is missing before any message is taken for it. Else, declared
+// between two messages, it would get the second without the first.
+func (b *Bridge) checkStreams(ch *amqp.Channel) error {
+	for shard := range b.o.Topology.Identity.Shards {
+		name := b.o.Topology.StreamName(shard)
+		if _, err := ch.QueueDeclarePassive(name, true, false, false, false, nil); err != nil {
+			return declareError("stream", name, err)
+		}
+	}
+	return nil
+}
+
+// run bridges until ctx ends, another channel is to be consumed on, or something fails.
 func (s *bridgeSession) run(ctx context.Context) error {
-	done := ctx.Done()
-	var late <-chan time.Time
+	var (
+		done  = ctx.Done()
+		late  <-chan time.Time
+		check = s.b.o.After(stallPatience)
+		// before is what was confirmed at the last check, if something was waiting then.
+		before = notYet
+	)
 	for {
 		changed := s.b.o.Conn.Changed()
 		_, blocked := s.b.o.Conn.Blocked()
 		if !blocked {
-			if err := s.send(); err != nil {
-				return s.why(err)
+			if err := s.send(ctx); err != nil {
+				return err
 			}
 		} else if ctx.Err() != nil {
 			return nil
 		}
-		if s.leaving && len(s.flights) == 0 {
+		if s.leaving != staying && len(s.flights) == 0 {
 			return nil
 		}
 		deliveries := s.deliveries
-		if blocked || s.leaving || s.working() {
+		if blocked || s.leaving != staying || s.working() {
 			deliveries = nil
+		}
+		var oldest <-chan struct{}
+		if len(s.waiting) > 0 {
+			oldest = s.waiting[0].confirm.Done()
 		}
 		select {
 		case d, ok := <-deliveries:
 			if !ok {
-				return s.why(errConsumerLost)
+				return endOf(s.ch, s.closes, errConsumerLost)
 			}
 			s.take(&d)
-		case c, ok := <-s.confirms:
-			if !ok {
-				return s.why(amqp.ErrClosed)
+		case <-oldest:
+			if err := s.settle(); err != nil {
+				return err
 			}
-			if err := s.settle(c); err != nil {
-				return s.why(err)
-			}
-		case r := <-s.returns:
-			return returnedError(r)
 		case e := <-s.closes:
 			if e == nil {
 				e = amqp.ErrClosed
 			}
 			return e
 		case <-changed:
+		case <-check:
+			now := notYet
+			if !blocked && len(s.waiting) > 0 {
+				if now = s.confirmed; now == before {
+					return errStalled
+				}
+			}
+			before, check = now, s.b.o.After(stallPatience)
 		case <-done:
-			done, late, s.leaving = nil, s.b.o.After(leavePatience), true
+			done, late, s.leaving = nil, s.b.o.After(leavePatience), ending
 		case <-late:
 			return nil
 		}
 	}
 }
 
-var errConsumerLost = errors.New("the broker ended the consumer: the queue was deleted, or its node went away")
+// notYet is no number of confirms.
+const notYet = ^uint64(0)
 
-// why prefers what is said of the end of a channel to what was seen of it, where it has ended.
-func (s *bridgeSession) why(err error) error {
-	if !s.ch.IsClosed() {
-		return err
-	}
-	// Closed without a word is said by closing this.
-	if e := <-s.closes; e != nil {
-		return e
-	}
-	return err
-}
-
-func returnedError(r amqp.Return) error {
-	return &ReturnedError{Exchange: r.Exchange, Key: r.RoutingKey, Text: fmt.Sprintf("%d %s", r.ReplyCode, r.ReplyText)}
-}
+var (
+	errConsumerLost = errors.New("the broker ended the consumer: the queue was deleted, or its node went away")
+	errStalled      = errors.New("the broker does not answer what is published")
+)
 
 // working says that something of the message at work is still to be sent.
 func (s *bridgeSession) working() bool {
@@ -154,11 +168,13 @@ func (s *bridgeSession) take(d *amqp.Delivery) {
 	s.pieces, s.rejects = 0, 0
 	if !s.recent.add(d.DeliveryTag, s.out.pieces) {
 		// That those before it are gone from the queue is known when a new channel gets it first.
-		s.out, s.leaving = &split{}, true
+		s.out, s.leaving = &split{}, renewing
 		s.b.width.trouble()
 		return
 	}
-	s.leaving = s.b.width.took(len(d.Body))
+	if s.b.width.took(len(d.Body)) {
+		s.leaving = renewing
+	}
 	f := flight{
 		tag:    d.DeliveryTag,
 		last:   s.sent + uint64(len(s.out.pieces)+len(s.out.rejects)),
@@ -171,50 +187,61 @@ func (s *bridgeSession) take(d *amqp.Delivery) {
 }
 
 // send publishes what the message at work became, as far as confirms keep up.
-func (s *bridgeSession) send() error {
-	for s.working() && s.sent-s.confirmed < bridgeConfirms {
-		var err error
+func (s *bridgeSession) send(ctx context.Context) error {
+	for s.working() && len(s.waiting) < bridgeConfirms {
 		if s.pieces < len(s.out.pieces) {
-			err = s.sendPiece(&s.out.pieces[s.pieces])
+			if err := s.sendPiece(ctx, &s.out.pieces[s.pieces]); err != nil {
+				return err
+			}
 			s.pieces++
-		} else {
-			t := s.b.o.Topology
-			err = s.ch.Publish(t.DeadName(), "", true, false, deadMessage(s.out.rejects[s.rejects].letter, s.b.o.Conn.User(), s.b.o.Now()))
-			s.rejects++
+			continue
 		}
-		if err != nil {
+		t := s.b.o.Topology
+		msg := deadMessage(s.out.rejects[s.rejects].letter, s.b.o.Conn.User(), s.b.o.Now())
+		if err := s.publish(ctx, t.Identity.Shards, t.DeadName(), "", &msg); err != nil {
 			return err
 		}
-		s.sent++
+		s.rejects++
 	}
 	return nil
 }
 
-func (s *bridgeSession) sendPiece(p *piece) error {
+func (s *bridgeSession) sendPiece(ctx context.Context, p *piece) error {
 	r := messages.Record{Type: messages.BatchRecord, FromNode: true, Origin: p.origin, Time: s.b.o.Now().UnixMilli(), Body: p.body}
-	return s.ch.Publish("", s.b.o.Topology.StreamName(p.shard), true, false, publishing(&r, s.b.o.Conn.User()))
+	msg := publishing(&r, s.b.o.Conn.User())
+	return s.publish(ctx, p.shard, "", s.b.o.Topology.StreamName(p.shard), &msg)
 }
 
-// settle takes a confirm, and those that are there already, and acks what is complete.
-func (s *bridgeSession) settle(c amqp.Confirmation) error {
-	for more := true; more; {
-		if !c.Ack {
-			return errRefused
-		}
-		s.confirmed = c.DeliveryTag
-		select {
-		case c, more = <-s.confirms:
-		default:
-			more = false
+func (s *bridgeSession) publish(ctx context.Context, place int, exchange, key string, msg *amqp.Publishing) error {
+	out := s.outlets.places[place]
+	if out == nil {
+		var err error
+		if out, err = s.outlets.open(ctx, place, exchange, key); err != nil {
+			return err
 		}
 	}
-	// A message that was returned is confirmed, too, but its return is here before.
-	select {
-	case r := <-s.returns:
-		return returnedError(r)
-	default:
+	confirm, err := out.publish(msg)
+	if err != nil {
+		return err
 	}
+	s.waiting = append(s.waiting, awaited{confirm, out})
+	s.sent++
+	return nil
+}
+
+// settle takes the confirms that are there, as far as none is missing before, and acks what is
+// complete.
+func (s *bridgeSession) settle() error {
 	n := 0
+	for n < len(s.waiting) && isDone(s.waiting[n].confirm) {
+		if err := s.waiting[n].from.settled(s.waiting[n].confirm); err != nil {
+			return err
+		}
+		n++
+	}
+	s.waiting = shift(s.waiting, n)
+	s.confirmed += uint64(n)
+	n = 0
 	for n < len(s.flights) && s.flights[n].last <= s.confirmed {
 		n++
 	}
@@ -222,14 +249,28 @@ func (s *bridgeSession) settle(c amqp.Confirmation) error {
 		return nil
 	}
 	if err := s.ch.Ack(s.flights[n-1].tag, true); err != nil {
-		return err
+		return endOf(s.ch, s.closes, err)
 	}
 	s.b.settled(s.flights[:n])
-	s.flights = s.flights[:copy(s.flights, s.flights[n:])]
+	s.flights = shift(s.flights, n)
 	return nil
 }
 
-var errRefused = errors.New("the broker did not store a message")
+func isDone(c *amqp.DeferredConfirmation) bool {
+	select {
+	case <-c.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// shift removes the first n, and keeps the memory.
+func shift[T any](s []T, n int) []T {
+	rest := copy(s, s[n:])
+	clear(s[rest:])
+	return s[:rest]
+}
 
 // settled counts messages that are done.
 func (b *Bridge) settled(flights []flight) {

@@ -31,6 +31,8 @@ func testSplitter() *splitter {
 type traffic struct {
 	rng       *rand.Rand
 	customers int
+	// hot makes half of all events those of one customer.
+	hot bool
 	// seen counts the events that were made.
 	seen int
 }
@@ -42,6 +44,9 @@ func (t *traffic) event(faulty bool) *footfallv1.Event {
 		EventId:    fmt.Sprintf("e-%d", t.seen),
 		CustomerId: fmt.Sprintf("c-%d", t.rng.IntN(t.customers)),
 		Time:       &timestamppb.Timestamp{Seconds: 1_500_000_000 + int64(t.seen), Nanos: int32(t.rng.IntN(1e9))},
+	}
+	if t.hot && t.rng.IntN(2) == 0 {
+		ev.CustomerId = "c-0"
 	}
 	switch t.rng.IntN(4) {
 	case 0:

@@ -288,17 +288,11 @@ func TestBridgeHandOver(t *testing.T) {
 		stops[i] = r.run(bridges[i])
 		defer func() { stops[i]() }()
 	}
-	settled := func() (n uint64) {
-		for _, b := range bridges {
-			n += b.Status().Messages
-		}
-		return n
-	}
 	p, gen := newPublished(), &traffic{rng: rng, customers: 30}
 	for round := range 24 {
-		before := settled()
+		before := settled(bridges)
 		r.fill(p, gen, 400)
-		await(t, "a bridge is at work", func() bool { return settled() > before+uint64(rng.IntN(300)) })
+		await(t, "a bridge is at work", func() bool { return settled(bridges) > before+uint64(rng.IntN(300)) })
 		for i, b := range bridges {
 			if b.Status().State != BridgeActive {
 				continue
@@ -323,6 +317,14 @@ func TestBridgeHandOver(t *testing.T) {
 		stop()
 	}
 	r.check(p)
+}
+
+// settled is how many messages bridges have settled together.
+func settled(bridges []*Bridge) (n uint64) {
+	for _, b := range bridges {
+		n += b.Status().Messages
+	}
+	return n
 }
 
 func BenchmarkBridge(b *testing.B) {
@@ -354,7 +356,16 @@ func BenchmarkBridge(b *testing.B) {
 			stop()
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "msg/s")
 		})
-		for _, prefetch := range []int{64, 256, 1000} {
+		for _, prefetch := range []int{64, 256} {
+			b.Run(fmt.Sprintf("shards=%d/many/prefetch=%d", shards, prefetch), func(b *testing.B) {
+				fill(b)
+				b.ResetTimer()
+				rawMany(b, r, prefetch)
+				b.StopTimer()
+				b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "msg/s")
+			})
+		}
+		for _, prefetch := range []int{64, 256} {
 			b.Run(fmt.Sprintf("shards=%d/raw/prefetch=%d", shards, prefetch), func(b *testing.B) {
 				fill(b)
 				b.ResetTimer()
@@ -390,6 +401,69 @@ func rawBridge(b *testing.B, r *bridgeRig, prefetch int) {
 			}
 			require.NoError(b, ch.Ack(c.DeliveryTag, true))
 			done = int(c.DeliveryTag)
+		}
+	}
+}
+
+func rawMany(b *testing.B, r *bridgeRig, prefetch int) {
+	conn := r.conn("raw")
+	in, err := conn.Channel(b.Context())
+	require.NoError(b, err)
+	defer in.Close()
+	require.NoError(b, in.Qos(prefetch, 0, false))
+	type conf struct {
+		shard int
+		tag   uint64
+	}
+	confs := make(chan conf, 4*prefetch)
+	chs := make([]*amqp.Channel, r.Identity.Shards)
+	for i := range chs {
+		chs[i], err = conn.Channel(b.Context())
+		require.NoError(b, err)
+		require.NoError(b, chs[i].Confirm(false))
+		c := chs[i].NotifyPublish(make(chan amqp.Confirmation, 2*prefetch))
+		go func() {
+			for x := range c {
+				confs <- conf{i, x.DeliveryTag}
+			}
+		}()
+		defer chs[i].Close()
+	}
+	deliveries, err := in.Consume(r.UnshardedName(), "", false, false, false, false, nil)
+	require.NoError(b, err)
+	confirmed := make([]uint64, len(chs))
+	type fl struct {
+		shard  int
+		tag, d uint64
+	}
+	var flights []fl
+	sent := make([]uint64, len(chs))
+	for done, n := 0, 0; done < b.N; {
+		select {
+		case d := <-deliveries:
+			i := n % r.Identity.Shards
+			require.NoError(b, chs[i].Publish("", r.StreamName(i), true, false, amqp.Publishing{ContentType: d.ContentType, DeliveryMode: 2, Body: d.Body}))
+			sent[i]++
+			flights = append(flights, fl{i, sent[i], d.DeliveryTag})
+			n++
+		case c := <-confs:
+			for more := true; more; {
+				confirmed[c.shard] = c.tag
+				select {
+				case c = <-confs:
+				default:
+					more = false
+				}
+			}
+			k := 0
+			for k < len(flights) && confirmed[flights[k].shard] >= flights[k].tag {
+				k++
+			}
+			if k > 0 {
+				done = int(flights[k-1].d)
+				require.NoError(b, in.Ack(flights[k-1].d, true))
+				flights = flights[k:]
+			}
 		}
 	}
 }
