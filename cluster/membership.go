@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+
+	"footfall/messages"
 )
 
 // MembershipConfig is what a [Membership] needs to know. Zero durations mean the defaults.
@@ -71,16 +73,17 @@ func (c MembershipConfig) withDefaults() MembershipConfig {
 
 func (c *MembershipConfig) validate() error {
 	faults := c.Self.checkMeta()
-	if _, _, err := splitAddress(c.Listen); err != nil {
-		faults = append(faults, fmt.Errorf("Listen: %w", err))
-	}
-	for i, s := range c.Join {
+	address := func(field, s string) {
 		if _, _, err := splitAddress(s); err != nil {
-			faults = append(faults, fmt.Errorf("Join[%d]: %w", i, err))
+			faults = append(faults, fmt.Errorf("%s: %w", field, err))
 		}
 	}
+	address("Listen", c.Listen)
+	for i, s := range c.Join {
+		address(fmt.Sprintf("Join[%d]", i), s)
+	}
 	if c.Now == nil {
-		faults = append(faults, errors.New("Now is nil"))
+		faults = append(faults, &messages.Fault{Field: "Now", Reason: "is nil"})
 	}
 	return errors.Join(faults...)
 }

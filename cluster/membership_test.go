@@ -64,6 +64,7 @@ func waitFor(t *testing.T, m *Membership, ok func([]Member) bool) {
 }
 
 func TestMembershipJoinLeaveKill(t *testing.T) {
+	t.Parallel()
 	a := startMember(t, memberConfig("a"))
 	b := startMember(t, memberConfig("b", a.Address()))
 	c := startMember(t, memberConfig("c", a.Address()))
@@ -96,6 +97,7 @@ func TestMembershipJoinLeaveKill(t *testing.T) {
 }
 
 func TestMembershipWaitsForSeeds(t *testing.T) {
+	t.Parallel()
 	// A port that is free, and stays so until its node starts.
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -111,6 +113,7 @@ func TestMembershipWaitsForSeeds(t *testing.T) {
 }
 
 func TestMembershipJoinsByName(t *testing.T) {
+	t.Parallel()
 	a := startMember(t, memberConfig("a"))
 	_, port, err := net.SplitHostPort(a.Address())
 	require.NoError(t, err)
@@ -120,6 +123,7 @@ func TestMembershipJoinsByName(t *testing.T) {
 
 // Two halves that do not know of each other, each with a seed in the other.
 func TestMembershipHalvesFindEachOther(t *testing.T) {
+	t.Parallel()
 	keys := [2]string{newKey(t), newKey(t)}
 	file := func(name string, k ...string) string {
 		path := filepath.Join(t.TempDir(), name)
@@ -150,6 +154,7 @@ func TestMembershipHalvesFindEachOther(t *testing.T) {
 }
 
 func TestMembershipKeys(t *testing.T) {
+	t.Parallel()
 	old, next := newKey(t), newKey(t)
 	paths := map[string]string{}
 	start := func(name, key string, seeds ...string) *Membership {
@@ -233,6 +238,7 @@ func writeKeys(t *testing.T, path string, keys ...string) {
 }
 
 func TestMembershipNameTaken(t *testing.T) {
+	t.Parallel()
 	a := startMember(t, memberConfig("a"))
 	b := startMember(t, memberConfig("b", a.Address()))
 	waitMembers(t, []*Membership{a, b}, "a", "b")
@@ -244,6 +250,7 @@ func TestMembershipNameTaken(t *testing.T) {
 }
 
 func TestMembershipOfAnotherCluster(t *testing.T) {
+	t.Parallel()
 	a := startMember(t, memberConfig("a"))
 	cfg := memberConfig("b", a.Address())
 	cfg.Cluster = "another"
@@ -258,8 +265,9 @@ func TestMembershipOfAnotherCluster(t *testing.T) {
 }
 
 func TestMembershipConfig(t *testing.T) {
+	t.Parallel()
 	_, err := NewMembership(t.Context(), MembershipConfig{Listen: "here", Join: []string{"a:7946", "b"}})
-	require.EqualError(t, err, "cluster: Name is empty\nListen: \"here\" is not host:port\nJoin[1]: \"b\" is not host:port\nNow is nil")
+	require.EqualError(t, err, "cluster: Name: is empty\nListen: \"here\" is not host:port\nJoin[1]: \"b\" is not host:port\nNow: is nil")
 
 	cfg := memberConfig("a")
 	cfg.KeysFile = filepath.Join(t.TempDir(), "keys")

@@ -3,6 +3,9 @@ package cluster
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
+
+	"footfall/messages"
 )
 
 // Metadata travel with every gossip message about a member, so they are small:
@@ -40,7 +43,7 @@ func (m *Member) checkMeta() (faults []error) {
 		}
 	}
 	if m.Name == "" {
-		faults = append(faults, fmt.Errorf("Name is empty"))
+		faults = append(faults, &messages.Fault{Field: "Name", Reason: "is empty"})
 	}
 	check("Name", m.Name, maxName)
 	check("Incarnation", m.Incarnation, maxIncarnation)
@@ -62,7 +65,7 @@ func encodeMeta(m *Member, limit int) []byte {
 		b = appendString(b, s)
 	}
 	for n := len(m.Devices); ; n-- {
-		out := binary.AppendUvarint(b[:len(b):len(b)], uint64(m.DevicesLeftOut+len(m.Devices)-n))
+		out := binary.AppendUvarint(slices.Clip(b), uint64(m.DevicesLeftOut+len(m.Devices)-n))
 		out = binary.AppendUvarint(out, uint64(n))
 		for _, d := range m.Devices[:n] {
 			out = appendString(out, d)

@@ -320,6 +320,7 @@ func (o *Ownership) place() {
 			present = append(present, name)
 		case MemberDraining:
 			away = append(away, name)
+		case MemberJoining:
 		}
 	}
 	for name, m := range o.members {
@@ -460,6 +461,7 @@ func (o *Ownership) reconcile() {
 				if due {
 					o.drain(s)
 				}
+			case Recovering, Active, Failed: // as it should be, or as good as it gets
 			}
 		case k.state == Draining:
 			if due {

@@ -127,6 +127,7 @@ type Reconciler struct {
 	own     *Ownership
 	lives   []uint64 // of each shard: counts its Drops, so that reports from before are not heard
 	changed chan struct{}
+	counts  counts
 }
 
 // queued is an event, and for a report of a shard the life in which it was asked for.
@@ -168,8 +169,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	r.loop(ctx)
 	cancel(nil)
 	r.done.Wait()
-	var taken *NameTakenError
-	if errors.As(context.Cause(ctx), &taken) {
+	if taken, ok := errors.AsType[*NameTakenError](context.Cause(ctx)); ok {
 		r.step(queued{LeaseLost{}, -1, 0})
 		return taken
 	}
@@ -239,6 +239,7 @@ func (r *Reconciler) step(q queued) {
 			r.lives[c.Shard]++
 		}
 	}
+	r.counts.count(q.event, commands)
 	if _, tick := q.event.(Ticked); !tick || len(commands) > 0 {
 		close(r.changed)
 		r.changed = make(chan struct{})

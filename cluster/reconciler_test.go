@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 
 	"footfall/messages"
@@ -170,6 +173,7 @@ func waitServed(t *testing.T, nodes ...*liveNode) {
 
 // Real gossip, real goroutines, a store in memory: the loop does what the simulation proves.
 func TestReconciler(t *testing.T) {
+	t.Parallel()
 	store := newSharedStore(liveShards)
 	a := startNode(t, store, "a", "a1")
 	waitServed(t, a)
@@ -200,6 +204,13 @@ func TestReconciler(t *testing.T) {
 	waitServed(t, a, b, c)
 	require.Equal(t, before, a.Owners())
 
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(a)
+	text := fmt.Sprintf("# HELP footfall_cluster_shards Shards on this node, by state.\n# TYPE footfall_cluster_shards gauge\n"+
+		"footfall_cluster_shards{state=\"acquiring\"} 0\nfootfall_cluster_shards{state=\"active\"} %d\nfootfall_cluster_shards{state=\"draining\"} 0\n"+
+		"footfall_cluster_shards{state=\"failed\"} 0\nfootfall_cluster_shards{state=\"idle\"} %d\nfootfall_cluster_shards{state=\"recovering\"} 0\n", liveShards/3, liveShards*2/3)
+	require.NoError(t, testutil.GatherAndCompare(reg, strings.NewReader(text), "footfall_cluster_shards"))
+
 	// Killed.
 	c.kill()
 	waitServed(t, a, b)
@@ -228,6 +239,7 @@ func TestReconciler(t *testing.T) {
 
 // Two processes of one name that gossip does not bring together: the store does.
 func TestReconcilerNameTaken(t *testing.T) {
+	t.Parallel()
 	store := newSharedStore(liveShards)
 	a := startNode(t, store, "a", "a1")
 	waitServed(t, a)
@@ -244,12 +256,14 @@ func TestReconcilerNameTaken(t *testing.T) {
 }
 
 func TestReconcilerConfig(t *testing.T) {
+	t.Parallel()
 	_, err := NewReconciler(ReconcilerConfig{}, nil, nil, nil)
 	require.EqualError(t, err, "cluster: Ownership.Name is empty\nOwnership.Shards must be above 0\nIncarnation is empty\nNow is nil")
 }
 
 // A wait for a shard that is coming ends with the caller's deadline.
 func TestReconcilerWait(t *testing.T) {
+	t.Parallel()
 	store := newSharedStore(liveShards)
 	store.down = true
 	a := startNode(t, store, "a", "a1")

@@ -69,9 +69,9 @@ func TestScenarios(t *testing.T) {
 				s.store.away = true
 				s.changed()
 			case "run":
-				for_, err := time.ParseDuration(nodes[0])
+				long, err := time.ParseDuration(nodes[0])
 				require.NoError(t, err)
-				s.run(for_)
+				s.run(long)
 				require.Empty(t, s.faults)
 				log := s.log.String()
 				s.log.Reset()

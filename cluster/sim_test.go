@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"container/heap"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -386,16 +387,14 @@ func (n *simNode) renew() {
 		return
 	}
 	sent := n.sim.now
-	again := func() { n.after(simRenew, n.renew) }
 	incarnation := n.incarnation
 	n.ask(func() error { return n.sim.store.renew(n.name, incarnation) }, func(err error) {
-		switch err.(type) {
-		case nil:
-			n.step(LeaseRenewed{[]time.Time{sent.Add(simTTL)}})
-			again()
-		default:
+		if err != nil {
 			n.after(simRenew/5, n.renew)
+			return
 		}
+		n.step(LeaseRenewed{[]time.Time{sent.Add(simTTL)}})
+		n.after(simRenew, n.renew)
 	})
 }
 
@@ -524,16 +523,17 @@ func (n *simNode) acquire(shard int) {
 	var epoch uint64
 	incarnation, life := n.incarnation, n.running[shard].life
 	n.ask(func() (err error) { epoch, err = n.sim.store.acquire(shard, n.name, incarnation); return err }, func(err error) {
-		switch err := err.(type) {
-		case nil:
+		held, isHeld := errors.AsType[*messages.HeldError](err)
+		switch {
+		case err == nil:
 			if n.running[shard].life != life {
 				return
 			}
 			n.running[shard].epoch = epoch
 			n.step(Acquired{shard, epoch})
 			n.after(n.sim.some(10, 40), func() { n.answer(shard, life, Activated{shard}) })
-		case *messages.HeldError:
-			n.answer(shard, life, Refused{shard, err.Owner, err.For})
+		case isHeld:
+			n.answer(shard, life, Refused{shard, held.Owner, held.For})
 		default:
 			n.answer(shard, life, ShardFailed{Shard: shard})
 		}
@@ -544,10 +544,11 @@ func (n *simNode) drain(shard int) {
 	incarnation, life := n.incarnation, n.running[shard].life
 	n.after(n.sim.some(5, 20), func() {
 		n.ask(func() error { return n.sim.store.release(shard, n.name, incarnation) }, func(err error) {
-			switch err.(type) {
-			case nil:
+			_, stale := errors.AsType[*messages.StaleEpochError](err)
+			switch {
+			case err == nil:
 				n.answer(shard, life, Released{shard})
-			case *messages.StaleEpochError:
+			case stale:
 				n.answer(shard, life, SteppedDown{shard})
 			default:
 				n.answer(shard, life, ShardFailed{Shard: shard})
