@@ -104,15 +104,36 @@ func NewHost(cfg Config, log Log, store Store, scorer Scorer) (*Host, error) {
 	return h, nil
 }
 
-// Start acquires and recovers every shard. It returns once each is active or has failed;
-// an error names those that failed, and the others serve.
-func (h *Host) Start(ctx context.Context) error {
+// Begin begins to look after the shards that Open will open.
+func (h *Host) Begin() {
 	run, cancel := context.WithCancel(context.Background())
 	h.stop = cancel
+	h.done.Go(func() { h.maintain(run) })
+}
+
+// Open acquires and recovers a shard of which nothing runs here. told is told of what becomes
+// of it, until Drop; it is called by the shard and must not block. Nobody but the caller tries
+// again once it has failed.
+func (h *Host) Open(shard int, told func(Change)) { h.shards[shard].send(&start{told}) }
+
+// Close gives a shard up, whatever it is at: it stops reading, checkpoints and is released.
+// epoch is the one to be released where nothing of the shard works here, 0 for none. told
+// takes the place of that of Open, and hears of Idle or Failed; after Failed the store may
+// have the shard still.
+func (h *Host) Close(shard int, epoch uint64, told func(Change)) {
+	h.shards[shard].send(&drain{epoch: epoch, told: told, reply: make(chan error, 1)})
+}
+
+// Drop ends what runs of a shard, without a word to store or opener.
+func (h *Host) Drop(shard int) { h.shards[shard].send(&drop{}) }
+
+// Start is Begin, and opens every shard. It returns once each is active or has failed; an error
+// names those that failed, and the others serve.
+func (h *Host) Start(ctx context.Context) error {
+	h.Begin()
 	for _, s := range h.shards {
 		s.send(&start{})
 	}
-	h.done.Go(func() { h.maintain(run) })
 	var failed []error
 	for _, s := range h.shards {
 		reply := make(chan error, 1)
@@ -160,7 +181,7 @@ func (h *Host) drain(ctx context.Context) error {
 	replies := make([]chan error, len(h.shards))
 	for i, s := range h.shards {
 		replies[i] = make(chan error, 1)
-		s.send(&drain{replies[i]})
+		s.send(&drain{reply: replies[i]})
 	}
 	var errs []error
 	for i, reply := range replies {

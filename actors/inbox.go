@@ -228,6 +228,7 @@ func (s *shard) epochRead(epoch, token uint64) {
 	switch {
 	case s.state == Recovering && epoch == s.epoch && token == s.token:
 		s.state = Active
+		s.tell(Change{State: Active, Epoch: s.epoch})
 		if s.cfg.Metrics != nil {
 			s.cfg.Metrics.handoff.Observe(s.cfg.Now().Sub(s.began).Seconds())
 		}

@@ -11,6 +11,45 @@ import (
 	"footfall/messages/footfallv1"
 )
 
+// Change is a step in the life of a shard, of which its opener is told.
+type Change struct {
+	// State is Recovering once the shard is acquired, Active once it serves, Idle once it is
+	// released; Failed where nothing of it runs any more, for which Err tells why.
+	State State
+	Epoch uint64
+	// Err is *messages.HeldError where the store has another owner, *messages.StaleEpochError
+	// where another has taken over.
+	Err error
+}
+
+// Permanent tells whether a shard that failed with this error would fail again: its log has a
+// gap, or bytes are wrong, and a person must look at it.
+func Permanent(err error) bool {
+	var (
+		gap       *messages.LogGapError
+		regressed *messages.LogRegressedError
+		corrupt   *messages.CorruptError
+	)
+	return errors.As(err, &gap) || errors.As(err, &regressed) || errors.As(err, &corrupt)
+}
+
+// tell tells the opener, if it wants to know.
+func (s *shard) tell(c Change) {
+	if s.told != nil {
+		s.told(c)
+	}
+}
+
+// start opens the shard where nothing of it runs. told is nil where nobody looks after it but
+// the shard itself, which then tries again after it has failed.
+func (s *shard) start(m *start) {
+	if s.state != Idle && s.state != Failed {
+		return
+	}
+	s.told = m.told
+	s.open()
+}
+
 // open begins a life: acquire, load, attach, all away from the mailbox.
 func (s *shard) open() {
 	s.life++
@@ -63,9 +102,13 @@ func (s *shard) opened(m *opened) {
 		if m.reader != nil {
 			_ = m.reader.Close()
 		}
+		if m.life == s.life && s.state == Draining { // it was given up meanwhile
+			s.giveUp(m.epoch, m.err)
+		}
 		return
 	}
 	if m.err != nil {
+		s.epoch = m.epoch
 		s.fail(m.err)
 		return
 	}
@@ -86,7 +129,8 @@ func (s *shard) opened(m *opened) {
 			return
 		}
 	}
-	s.state = Recovering
+	s.state, s.working = Recovering, true
+	s.tell(Change{State: Recovering, Epoch: s.epoch})
 	s.inbox.begin(s, m.reader)
 	if !s.complete {
 		s.reads.warm = true
@@ -123,6 +167,7 @@ func (s *shard) stop() {
 		s.cancel = nil
 	}
 	s.life++
+	s.working = false
 	s.inbox.end()
 	s.reads.fail(&NotActiveError{Shard: s.id, State: s.state, Err: s.err})
 	s.waits.fail(&NotActiveError{Shard: s.id, State: s.state, Err: s.err})
@@ -136,50 +181,111 @@ func (s *shard) stop() {
 const retryAfter = 2 * time.Second
 
 func (s *shard) fail(err error) {
-	s.logger.Error("shard failed", "epoch", s.epoch, "error", err)
+	var (
+		held  *messages.HeldError
+		stale *messages.StaleEpochError
+	)
+	switch {
+	case s.told != nil && (errors.As(err, &held) || errors.As(err, &stale)):
+		s.logger.Info("shard is another's", "epoch", s.epoch, "reason", err)
+	default:
+		s.logger.Error("shard failed", "epoch", s.epoch, "error", err)
+	}
 	s.state, s.err = Failed, err
 	s.retryAt = time.Time{}
-	if retryable(err) {
+	if s.told == nil && !Permanent(err) && !errors.As(err, &stale) {
 		s.retryAt = s.cfg.Now().Add(retryAfter)
 	}
 	s.stop()
+	s.tell(Change{State: Failed, Epoch: s.epoch, Err: err})
+	s.leave(err)
 }
 
-// retryable tells errors that a new life may not meet again from those that need a person.
-func retryable(err error) bool {
-	var (
-		gap       *messages.LogGapError
-		regressed *messages.LogRegressedError
-		corrupt   *messages.CorruptError
-		stale     *messages.StaleEpochError
-	)
-	return !errors.As(err, &gap) && !errors.As(err, &regressed) && !errors.As(err, &corrupt) && !errors.As(err, &stale)
-}
-
-// drain checkpoints and releases the shard. What the log holds beyond is the next owner's.
+// drain gives the shard up, whatever it is at: one that works stops reading, checkpoints and
+// is released; what the log holds beyond is the next owner's. One that failed, or was never
+// acquired, has nothing to checkpoint; it is released under the epoch that the caller knows.
 func (s *shard) drain(m *drain) {
-	if s.state == Idle || s.state == Failed || s.state == Acquiring {
-		s.state = Idle
-		s.stop()
-		m.reply <- nil
-		return
+	s.leaving = append(s.leaving, m.reply)
+	if m.told != nil {
+		s.told = m.told
 	}
-	s.state = Draining
-	s.inbox.stopReading()
-	epoch := s.epoch
-	done := make(chan error, 1)
-	s.checkpoint.asked = append(s.checkpoint.asked, done)
+	switch s.state {
+	case Draining:
+	case Acquiring:
+		s.state = Draining
+		s.cancel() // opened comes all the same
+	case Recovering, Active:
+		s.state = Draining
+		s.inbox.stopReading()
+		saved := make(chan error, 1)
+		s.checkpoint.asked = append(s.checkpoint.asked, saved)
+		s.release(s.epoch, saved)
+	case Idle, Failed:
+		s.state = Draining
+		s.giveUp(m.epoch, nil)
+	}
+}
+
+// giveUp releases what may have been acquired and never worked. err is what became of the
+// attempt.
+func (s *shard) giveUp(epoch uint64, err error) {
+	switch {
+	case epoch > 0:
+		s.epoch = epoch
+		s.release(epoch, nil)
+	case s.told == nil:
+		s.idle(nil) // alone with its store
+	default:
+		s.idle(err) // the store may have carried it out
+	}
+}
+
+// release releases the shard, after a checkpoint where saved is not nil.
+func (s *shard) release(epoch uint64, saved <-chan error) {
+	life := s.life
 	go func() {
-		err := <-done
+		var err error
+		if saved != nil {
+			err = <-saved
+		}
 		if err == nil {
 			err = s.store.Release(context.Background(), s.id, epoch)
 		}
-		s.send(&released{err})
-		m.reply <- err
+		s.send(&released{life, err})
 	}()
 }
 
+func (s *shard) released(m *released) {
+	if m.life == s.life {
+		s.idle(m.err)
+	}
+}
+
+// idle ends a life in order, or with an error that leaves open whether the store has released
+// the shard.
 func (s *shard) idle(err error) {
 	s.state, s.err = Idle, err
 	s.stop()
+	if err != nil {
+		s.tell(Change{State: Failed, Epoch: s.epoch, Err: err})
+	} else {
+		s.tell(Change{State: Idle, Epoch: s.epoch})
+	}
+	s.leave(err)
+}
+
+// leave answers those who wait for the shard to be given up.
+func (s *shard) leave(err error) {
+	for _, reply := range s.leaving {
+		reply <- err
+	}
+	s.leaving = nil
+}
+
+// drop ends what runs of the shard without a word to anybody.
+func (s *shard) drop() {
+	s.told = nil
+	if s.state != Idle {
+		s.idle(nil)
+	}
 }

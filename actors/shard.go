@@ -27,7 +27,8 @@ import (
 //	 └─────────────────────────────────────────── released ──────┘
 //
 // A failed shard that a restart may help (a panic, a store that was away) is opened again
-// from its checkpoint after a while; one whose log has a gap stays failed, loudly.
+// from its checkpoint after a while, by itself or by whoever opened it and is told of it; one
+// whose log has a gap stays failed, loudly.
 //
 // Invariants, numbered as in the design:
 //  1. Every checkpoint names the epoch under which the shard was acquired.
@@ -60,6 +61,9 @@ type shard struct {
 	retryAt   time.Time
 	began     time.Time // when this life did
 	life      uint64    // counts openings: an answer from a former life is dropped
+	told      func(Change)
+	leaving   []chan<- error // wait until the shard is given up
+	working   bool           // from opened to the end of the life: there is a fold to go on with
 	cancel    context.CancelFunc
 	epoch     uint64
 	token     uint64 // in this life's own epoch record
@@ -97,7 +101,7 @@ type shard struct {
 
 // Messages to a shard. life is the one in which they were asked for.
 type (
-	start  struct{}
+	start  struct{ told func(Change) }
 	opened struct {
 		life   uint64
 		epoch  uint64
@@ -110,10 +114,18 @@ type (
 		life uint64
 		err  error
 	}
-	maintain   struct{ now time.Time }
-	resume     struct{}
-	drain      struct{ reply chan<- error }
-	released   struct{ err error }
+	maintain struct{ now time.Time }
+	resume   struct{}
+	drain    struct {
+		epoch uint64
+		told  func(Change)
+		reply chan<- error
+	}
+	released struct {
+		life uint64
+		err  error
+	}
+	drop       struct{}
 	waitActive struct{ reply chan<- error }
 )
 
@@ -126,7 +138,7 @@ func (s *shard) Receive(ctx actor.Context) {
 	}
 	switch m := l.message.(type) {
 	case *start:
-		s.open()
+		s.start(m)
 	case *opened:
 		s.opened(m)
 	case *delivery:
@@ -174,7 +186,9 @@ func (s *shard) Receive(ctx actor.Context) {
 	case *drain:
 		s.drain(m)
 	case *released:
-		s.idle(m.err)
+		s.released(m)
+	case *drop:
+		s.drop()
 	}
 	s.work()
 	s.publish()
@@ -208,7 +222,7 @@ func (s *shard) tellActive() {
 // work does all that has become possible.
 func (s *shard) work() {
 	for _, step := range [...]func(){s.foldSome, s.evict, s.score, s.read, s.save, s.resolveIdle} {
-		if s.state != Recovering && s.state != Active && s.state != Draining {
+		if !s.working {
 			return
 		}
 		step()
