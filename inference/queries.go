@@ -44,6 +44,9 @@ func (q *Queries) Score(ctx context.Context, query Request) (Scores, error) {
 		q.rows.Add(-rows)
 		return Scores{}, ErrBusy
 	}
+	if deadline, ok := ctx.Deadline(); ok && query.Deadline.IsZero() {
+		query.Deadline = deadline
+	}
 	replies := make(chan Reply, 1)
 	query.Reply = func(r Reply) {
 		q.rows.Add(-rows)

@@ -22,8 +22,8 @@ func (q *queries) open() {
 	rows := q.scoring.config.QueueRows
 	q.ask.Limit, q.ask.MaxRows = rows/2, rows/4
 	q.ask.Offer = func(r *inference.Request) bool {
-		d := q.scoring.device.Load()
-		return d != nil && d.Score(r)
+		p := q.scoring.pool.Load()
+		return p != nil && p.Score(r)
 	}
 }
 
@@ -31,12 +31,12 @@ func (q *queries) open() {
 func (s *scoring) Queries() api.Queries { return &s.queries }
 
 // Ready implements oip.Backend. Where there are none to load, all are.
-func (q *queries) Ready() bool { return q.scoring.missing != nil || q.scoring.device.Load() != nil }
+func (q *queries) Ready() bool { return q.scoring.missing != nil || q.scoring.pool.Load() != nil }
 
 // Serving implements oip.Backend.
 func (q *queries) Serving() []*inference.Contract {
-	if d := q.scoring.device.Load(); d != nil {
-		return d.Serving()
+	if p := q.scoring.pool.Load(); p != nil {
+		return p.Serving()
 	}
 	return nil
 }

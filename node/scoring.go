@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync/atomic"
+	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
 	"github.com/prometheus/client_golang/prometheus"
@@ -29,12 +30,11 @@ var layout = inference.Layout{
 // shards offer them again; where none can be loaded it answers that nothing was scored.
 type scoring struct {
 	registry *inference.Registry
-	config   inference.Config
+	config   inference.PoolConfig
 	// missing says why there are no models at all.
 	missing error
-	// device is set once the models are loaded, and serves before it: whether any of them could be.
-	device atomic.Pointer[inference.Device]
-	serves bool
+	// pool is set once the models are loaded.
+	pool atomic.Pointer[inference.Pool]
 	// queries are those of callers that wait.
 	queries queries
 }
@@ -55,15 +55,19 @@ func openScoring(cfg *config.Config, runner inference.Runner, logger *slog.Logge
 	if err != nil {
 		return nil, err
 	}
-	s.config = inference.Config{
-		Registry: s.registry,
-		Runner:   runner,
-		MaxRows:  cfg.InferenceRows,
-		MaxDelay: cfg.InferenceDelay,
-		// Also where batches are small, what a shard hands over at once must fit.
-		QueueRows: max(16*cfg.InferenceRows, 16*actors.DefaultScoreRows),
-		Metrics:   m,
-		Log:       logger,
+	s.config = inference.PoolConfig{
+		Devices: cfg.InferenceDevices,
+		Config: inference.Config{
+			Registry: s.registry,
+			Runner:   runner,
+			MaxRows:  cfg.InferenceRows,
+			MaxDelay: cfg.InferenceDelay,
+			// Also where batches are small, what a shard hands over at once must fit.
+			QueueRows:  max(16*cfg.InferenceRows, 16*actors.DefaultScoreRows),
+			RunTimeout: cfg.InferenceTimeout,
+			Metrics:    m,
+			Log:        logger,
+		},
 	}
 	s.queries.open()
 	return s, nil
@@ -74,40 +78,47 @@ func (s *scoring) load(ctx context.Context) error {
 	if s.missing != nil {
 		return nil
 	}
+	devices, err := inference.Devices(ctx, s.config.Runner, s.config.Devices)
+	if err != nil {
+		return fmt.Errorf("inference.devices: %w", err)
+	}
+	s.config.Devices = devices
 	s.config.System = actor.NewActorSystem(actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return s.config.Log }))
-	d, err := inference.Start(ctx, s.config)
+	p, err := inference.StartPool(ctx, s.config)
 	if err != nil {
 		s.config.System.Shutdown()
 		return err
 	}
-	s.serves = serves(d)
-	s.device.Store(d)
+	s.pool.Store(p)
 	return nil
 }
 
-// Close ends the device; no shard may offer rows any more.
+// Close ends the devices; no shard may offer rows any more.
 func (s *scoring) Close() error {
-	d := s.device.Load()
-	if d == nil {
+	p := s.pool.Load()
+	if p == nil {
 		return nil
 	}
 	defer s.config.System.Shutdown()
-	return d.Close()
+	return p.Close()
 }
 
 // Score implements actors.Scorer.
 func (s *scoring) Score(r *actors.ScoreRequest) bool {
-	d := s.device.Load()
+	p := s.pool.Load()
 	switch {
-	case s.missing != nil, d != nil && !s.serves:
+	case s.missing != nil:
 		r.Reply(actors.ScoreReply{})
 		return true
-	case d == nil:
+	case p == nil:
 		return false
 	}
-	return d.Score(&inference.Request{
+	return p.Score(&inference.Request{
 		Rows: r.Rows, Features: r.Features, Sequences: r.Sequences,
 		Reply: func(answer inference.Reply) {
+			if errors.Is(answer.Err, inference.ErrNoModel) {
+				answer.Err = nil // there is nothing to wait for
+			}
 			reply := actors.ScoreReply{Err: answer.Err, Models: make([]actors.ModelScores, len(answer.Models))}
 			for i, m := range answer.Models {
 				reply.Models[i] = actors.ModelScores(m)
@@ -117,22 +128,10 @@ func (s *scoring) Score(r *actors.ScoreRequest) bool {
 	})
 }
 
-// serves reports whether any model does.
-func serves(d *inference.Device) bool {
-	for _, m := range d.Models() {
-		for _, v := range m.GetVersions() {
-			if v.GetState() == "serving" {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 // List implements api.Models.
 func (s *scoring) List() []*footfallv1.Model {
-	if d := s.device.Load(); d != nil {
-		return d.Models()
+	if p := s.pool.Load(); p != nil {
+		return p.Models()
 	}
 	if s.missing != nil {
 		return nil
@@ -163,12 +162,17 @@ func (s *scoring) Segment(model, version string, value float32) string {
 	return ""
 }
 
-// Devices implements api.Models.
+// Devices implements api.Models: each by its name, with the state of one that does not serve.
 func (s *scoring) Devices() []string {
-	if d := s.device.Load(); d != nil {
-		return []string{d.Device}
+	p := s.pool.Load()
+	if p == nil {
+		return nil
 	}
-	return nil
+	var all []string
+	for _, d := range p.Status() {
+		all = append(all, d.String())
+	}
+	return all
 }
 
 // reasons tells what keeps the node from being ready, and notes what it has to do without.
@@ -176,11 +180,22 @@ func (s *scoring) reasons() (reasons, notes []string) {
 	if s.missing != nil {
 		return nil, []string{"customers are answered without scores: " + s.missing.Error()}
 	}
-	d := s.device.Load()
-	if d == nil {
+	p := s.pool.Load()
+	if p == nil {
 		return []string{"models are being loaded"}, nil
 	}
-	for _, m := range d.Models() {
+	for _, d := range p.Status() {
+		switch {
+		case d.State == inference.DeviceServing:
+		case d.Err == nil:
+			notes = append(notes, fmt.Sprintf("device %s is %s", d.Name, d.State))
+		case d.Retry.IsZero():
+			notes = append(notes, fmt.Sprintf("device %s is %s until what runs there returns: %v", d.Name, d.State, d.Err))
+		default:
+			notes = append(notes, fmt.Sprintf("device %s is %s until %s: %v", d.Name, d.State, d.Retry.UTC().Format(time.RFC3339), d.Err))
+		}
+	}
+	for _, m := range p.Models() {
 		for _, v := range m.GetVersions() {
 			if v.GetState() == "failed" {
 				notes = append(notes, fmt.Sprintf("model %s %s cannot be loaded: %s", m.GetName(), v.GetVersion(), v.GetError()))
@@ -205,7 +220,7 @@ func StartScorer(ctx context.Context, modelsDir string, runner inference.Runner)
 	if err := s.load(ctx); err != nil {
 		return nil, nil, err
 	}
-	if !s.serves {
+	if len(s.pool.Load().Serving()) == 0 {
 		return nil, nil, errors.Join(fmt.Errorf("no model of %s can be served", modelsDir), s.Close())
 	}
 	return s, s.Close, nil

@@ -100,7 +100,10 @@ func run(ctx context.Context, args, environ []string, out, errs io.Writer) int {
 func serve(ctx context.Context, cfg *config.Config, logger *slog.Logger) error {
 	var runner inference.Runner
 	if cfg.Roles.Has(config.RoleInference) {
-		tf, err := tensorflow.New(tensorflow.Options{IntraOp: cfg.InferenceThreads})
+		tf, err := tensorflow.New(tensorflow.Options{
+			IntraOp: cfg.InferenceThreads,
+			GPU:     tensorflow.GPU{Visible: cfg.GPUVisible, Memory: gpuShare(cfg.GPUMemory), Reserve: cfg.GPUReserve},
+		})
 		if err != nil {
 			return err
 		}
@@ -118,6 +121,14 @@ func serve(ctx context.Context, cfg *config.Config, logger *slog.Logger) error {
 		return err
 	}
 	return n.Run(ctx)
+}
+
+// gpuShare is the library's form of a percentage: all of it is what it takes by itself.
+func gpuShare(percent int) float64 {
+	if percent == 100 {
+		return 0
+	}
+	return float64(percent) / 100
 }
 
 func newLogger(cfg *config.Config, w io.Writer) *slog.Logger {

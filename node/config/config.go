@@ -47,11 +47,22 @@ type Config struct {
 
 	// ModelsDir holds a folder for each model.
 	ModelsDir string
+	// InferenceDevices are those that run models; empty means every GPU, else one device of
+	// the processor.
+	InferenceDevices []string
 	// InferenceRows and InferenceDelay bound a batch; InferenceThreads is how many cores
-	// one may use, 0 for all but one.
+	// one may use, 0 for all but one. A device whose run takes longer than InferenceTimeout
+	// is held to hang.
 	InferenceRows    int
 	InferenceDelay   time.Duration
 	InferenceThreads int
+	InferenceTimeout time.Duration
+	// GPUMemory is the share, in percent, of each GPU's memory that may be taken; GPUReserve
+	// has it taken at once. GPUVisible lists the machine's numbers of the GPUs that the
+	// process sees; empty means all.
+	GPUMemory  int
+	GPUReserve bool
+	GPUVisible string
 
 	// MemoryBudget bounds the resident customers, in bytes.
 	MemoryBudget       int64
@@ -106,6 +117,8 @@ func Default() *Config {
 		ModelsDir:          "./models",
 		InferenceRows:      1024,
 		InferenceDelay:     2 * time.Millisecond,
+		InferenceTimeout:   10 * time.Second,
+		GPUMemory:          100,
 		MemoryBudget:       2 << 30,
 		CheckpointInterval: 10 * time.Second,
 		MaxMessage:         16 << 20,

@@ -124,6 +124,22 @@ func TestValues(t *testing.T) {
 		{"memory.budget", "9999999999GiB", "size"},
 		{"memory.budget", "-1", "size"},
 		{"inference.max_rows", "0", "from 1"},
+		{"inference.devices", "auto", ""},
+		{"inference.devices", "GPU:0, GPU:1", ""},
+		{"inference.devices", "", "must be auto, or devices"},
+		{"inference.devices", "CPU", "must be auto, or devices"},
+		{"inference.devices", "CPU:00", "must be auto, or devices"},
+		{"inference.devices", "auto,CPU:0", "must be auto, or devices"},
+		{"inference.devices", "CPU:0,CPU:0", "names CPU:0 twice"},
+		{"inference.run_timeout", "0s", "above 0"},
+		{"inference.gpu_memory", "80%", ""},
+		{"inference.gpu_memory", "80", "from 1% to 100%"},
+		{"inference.gpu_memory", "0%", "from 1% to 100%"},
+		{"inference.gpu_memory", "101%", "from 1% to 100%"},
+		{"inference.gpu_visible", "", ""},
+		{"inference.gpu_visible", "0, 2", ""},
+		{"inference.gpu_visible", "0,", "numbers like 0,2"},
+		{"inference.gpu_visible", "1,01", "names 1 twice"},
 		{"ingest.budget", "1MiB", "below limits.max_message"},
 		{"currency", "EURO", "three capital letters"},
 		{"logging.level", "loud", "must be one of"},
@@ -179,7 +195,7 @@ func TestUnknownVariablesAreNoticed(t *testing.T) {
 }
 
 func TestAPrintedConfigurationGivesItselfAgain(t *testing.T) {
-	c, err := load(t, "timezone: Europe/Berlin\nlog: {retention: {age: 35d}}\ninference: {max_delay: 1500us}", []string{"FOOTFALL_MEMORY_BUDGET=1536MiB"}, "--insecure", "--http-listen=0.0.0.0:80")
+	c, err := load(t, "timezone: Europe/Berlin\nlog: {retention: {age: 35d}}\ninference: {max_delay: 1500us, devices: [CPU:0, CPU:1], gpu_memory: 80%, gpu_visible: [0, 2]}", []string{"FOOTFALL_MEMORY_BUDGET=1536MiB"}, "--insecure", "--http-listen=0.0.0.0:80")
 	require.NoError(t, err)
 	var out strings.Builder
 	require.NoError(t, c.WriteYAML(&out))

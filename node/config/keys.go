@@ -44,9 +44,14 @@ var keys = []Key{
 	{"shards", "number of shards, a power of two; fixed at creation", func(c *Config) value { return &shardsValue{&c.Shards} }},
 
 	{"models.url", "where the models are: file:DIR", func(c *Config) value { return &dirValue{&c.ModelsDir, "file"} }},
+	{"inference.devices", "what runs models: auto (every GPU, else CPU:0), or a list like GPU:0,GPU:1", func(c *Config) value { return &devicesValue{&c.InferenceDevices} }},
 	{"inference.max_rows", "most rows of a batch", func(c *Config) value { return &intValue{p: &c.InferenceRows, least: 1, most: 1 << 16} }},
 	{"inference.max_delay", "how long a batch waits to fill", func(c *Config) value { return &durationValue{p: &c.InferenceDelay, zero: true} }},
 	{"inference.threads", "cores that a batch may use; 0: all but one", func(c *Config) value { return &intValue{p: &c.InferenceThreads, most: 1024} }},
+	{"inference.run_timeout", "a device whose run takes longer hangs, and is taken out", func(c *Config) value { return &durationValue{p: &c.InferenceTimeout} }},
+	{"inference.gpu_memory", "share of each GPU's memory that may be taken", func(c *Config) value { return &percentValue{&c.GPUMemory} }},
+	{"inference.gpu_reserve", "take that memory at once, not as it is needed", func(c *Config) value { return &boolValue{&c.GPUReserve} }},
+	{"inference.gpu_visible", "numbers of the GPUs to see, like 0,2; empty: all", func(c *Config) value { return &numbersValue{&c.GPUVisible} }},
 
 	{"memory.budget", "memory of resident customers", func(c *Config) value { return &bytesValue{p: &c.MemoryBudget} }},
 	{"checkpoint.interval", "how long changes wait for a checkpoint", func(c *Config) value { return &durationValue{p: &c.CheckpointInterval} }},

@@ -6,6 +6,7 @@ import (
 	"math"
 	"net"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -259,6 +260,77 @@ func (v *intValue) Set(s string) error {
 }
 
 func (v *intValue) String() string { return strconv.Itoa(*v.p) }
+
+// devicesValue lists devices; auto, which leaves the list empty, has them found.
+type devicesValue struct{ p *[]string }
+
+var deviceForm = regexp.MustCompile(`^(CPU|GPU):(0|[1-9][0-9]{0,2})$`)
+
+func (v *devicesValue) Set(s string) error {
+	if s == "auto" {
+		*v.p = nil
+		return nil
+	}
+	var devices []string
+	for name := range strings.SplitSeq(s, ",") {
+		name = strings.TrimSpace(name)
+		switch {
+		case !deviceForm.MatchString(name):
+			return fmt.Errorf("must be auto, or devices like CPU:0 or GPU:1, not %q", name)
+		case slices.Contains(devices, name):
+			return fmt.Errorf("names %s twice", name)
+		}
+		devices = append(devices, name)
+	}
+	*v.p = devices
+	return nil
+}
+
+func (v *devicesValue) String() string {
+	if len(*v.p) == 0 {
+		return "auto"
+	}
+	return strings.Join(*v.p, ",")
+}
+
+type percentValue struct{ p *int }
+
+func (v *percentValue) Set(s string) error {
+	number, found := strings.CutSuffix(s, "%")
+	n, err := strconv.Atoi(number)
+	if !found || err != nil || n < 1 || n > 100 {
+		return fmt.Errorf("must be from 1%% to 100%%, not %q", s)
+	}
+	*v.p = n
+	return nil
+}
+
+func (v *percentValue) String() string { return strconv.Itoa(*v.p) + "%" }
+
+// numbersValue lists numbers, each once.
+type numbersValue struct{ p *string }
+
+func (v *numbersValue) Set(s string) error {
+	var numbers []string
+	for number := range strings.SplitSeq(s, ",") {
+		number = strings.TrimSpace(number)
+		if number == "" && s == "" {
+			break
+		}
+		n, err := strconv.ParseUint(number, 10, 8)
+		switch number = strconv.FormatUint(n, 10); {
+		case err != nil:
+			return fmt.Errorf("must be numbers like 0,2, not %q", s)
+		case slices.Contains(numbers, number):
+			return fmt.Errorf("names %s twice", number)
+		}
+		numbers = append(numbers, number)
+	}
+	*v.p = strings.Join(numbers, ",")
+	return nil
+}
+
+func (v *numbersValue) String() string { return *v.p }
 
 type shardsValue struct{ p *int }
 
