@@ -71,6 +71,13 @@ func example() *fake {
 			{Id: "unsharded-0a1b-0", Source: "footfall.unsharded", Field: "customer_id", Reason: "must not contain control characters", EventId: "b-2", CustomerId: "\x1b[2J"},
 		}, More: true},
 		customer: state,
+		explanation: &footfallv1.Explanation{
+			Model: "churn_risk", Version: "3", Value: .07, BaselineValue: .13,
+			Contributions: map[string]float64{
+				"recency_days": -.04, "visit_days_28": -.025, "gap_ewma": -.0149, "visit_days_7": .02, "log_spend_28": 0, "log_spend_84": .001,
+				"visit_days_84": 0, "overdue": -.0011, "departments_28": 0, "discount_share_84": 0,
+			},
+		},
 		history: &footfallv1.GetHistoryResponse{Truncated: true, Entries: []*footfallv1.HistoryEntry{
 			{
 				Offset: 40, Event: &footfallv1.Event{EventId: "b-1", CustomerId: "900", Time: at(monday), Kind: &footfallv1.Event_Purchase{
@@ -97,6 +104,7 @@ func TestOutput(t *testing.T) {
 		"deadletters": "deadletters list", "deadletters-json": "deadletters list -o json",
 		"customer": "customer 900", "customer-json": "customer 900 -o json",
 		"history": "customer 900 --history", "history-json": "customer 900 --history -o json",
+		"explain": "customer 900 --explain churn_risk", "explain-json": "customer 900 --explain churn_risk -o json",
 		"export": "customer export 900",
 		"verify": "verify", "verify-json": "verify -o json",
 	} {
@@ -159,7 +167,7 @@ func TestErrors(t *testing.T) {
 		{"shards -o xml", 2, "footfall: --output xml: it is table or json: see 'footfall shards --help'\n"},
 		{"customer", 2, "footfall: the ID of a customer is missing: see 'footfall customer --help'\n"},
 		{"customer 1 --at noon", 2, "footfall: --at noon: it is a time as 2017-12-31T18:00:00Z or a date as 2017-12-31: see 'footfall customer --help'\n"},
-		{"customer 1 --history --at 2017-01-01", 2, "footfall: --history goes with neither --at nor --wait-for: see 'footfall customer --help'\n"},
+		{"customer 1 --history --at 2017-01-01", 2, "footfall: --history goes with none of --at, --wait-for and --explain: see 'footfall customer --help'\n"},
 		{"features completejourney", 2, "footfall: --out FILE is missing: see 'footfall features --help'\n"},
 		{"features synthetic --out x --data y", 2, "footfall: --data is for the source log: see 'footfall features --help'\n"},
 		{"features log --out x --currency EUR", 2, "footfall: --currency: a log has its own: see 'footfall features --help'\n"},

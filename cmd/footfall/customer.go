@@ -21,7 +21,7 @@ import (
 )
 
 func (a *app) customerCommand() *cobra.Command {
-	var at, waitFor string
+	var at, waitFor, explain string
 	var history bool
 	var limit uint32
 	cmd := &cobra.Command{
@@ -30,11 +30,12 @@ func (a *app) customerCommand() *cobra.Command {
 		Example: `  footfall customer 900
   footfall customer 900 --at 2030-01-01      # as of the end of that day, if nothing happens until then
   footfall customer 900 --history            # its events, and the state after each
-  footfall customer 900 --wait-for b-41453012842`,
+  footfall customer 900 --wait-for b-41453012842
+  footfall customer 900 --explain churn_risk # what each feature contributes to that score`,
 		Args: exactArgs("the ID of a customer"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if history && (at != "" || waitFor != "") {
-				return usagef("--history goes with neither --at nor --wait-for")
+			if history && (at != "" || waitFor != "" || explain != "") {
+				return usagef("--history goes with none of --at, --wait-for and --explain")
 			}
 			c, err := a.dial()
 			if err != nil {
@@ -48,7 +49,7 @@ func (a *app) customerCommand() *cobra.Command {
 			if history {
 				return a.history(cmd.Context(), c, args[0], limit, loc)
 			}
-			req := &footfallv1.GetCustomerRequest{CustomerId: args[0], WaitFor: waitFor}
+			req := &footfallv1.GetCustomerRequest{CustomerId: args[0], WaitFor: waitFor, Explain: explain}
 			if at != "" {
 				t, err := parseAt(at, loc)
 				if err != nil {
@@ -68,6 +69,7 @@ func (a *app) customerCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&at, "at", "", "as of a later time than the latest event: RFC 3339, or a date for the end of that day")
 	cmd.Flags().StringVar(&waitFor, "wait-for", "", "wait until this event is applied")
+	cmd.Flags().StringVar(&explain, "explain", "", "add what each feature contributes to the score of this model")
 	cmd.Flags().BoolVar(&history, "history", false, "show the events of the customer, and the state after each")
 	cmd.Flags().Uint32Var(&limit, "limit", 100, "with --history: at most so many of the newest events")
 	cmd.AddCommand(a.customerExportCommand())
@@ -203,6 +205,10 @@ func (a *app) printCustomer(c *footfallv1.Customer, loc *time.Location, currency
 		if err := a.printTable(t); err != nil {
 			return err
 		}
+	}
+
+	if err := a.printExplanation(c); err != nil {
+		return err
 	}
 
 	fmt.Fprintf(a.out, "\n%s\n", bold("Behaviour"))

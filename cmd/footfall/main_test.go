@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	"footfall/messages/footfallv1"
 	"footfall/node"
@@ -76,6 +77,8 @@ type fake struct {
 	history  *footfallv1.GetHistoryResponse
 	verify   []*footfallv1.VerifyProgress
 	asked    *footfallv1.GetCustomerRequest
+	// explanation is added where one is asked for.
+	explanation *footfallv1.Explanation
 	// waited is told of each WaitIdle.
 	waited func(scored bool)
 }
@@ -98,7 +101,12 @@ func (f *fake) ListDeadLetters(context.Context, *footfallv1.ListDeadLettersReque
 
 func (f *fake) GetCustomer(_ context.Context, r *footfallv1.GetCustomerRequest) (*footfallv1.Customer, error) {
 	f.asked = r
-	return f.customer, nil
+	if r.GetExplain() == "" {
+		return f.customer, nil
+	}
+	c := proto.CloneOf(f.customer)
+	c.Explanation = f.explanation
+	return c, nil
 }
 
 func (f *fake) BatchGetCustomers(_ context.Context, r *footfallv1.BatchGetCustomersRequest) (*footfallv1.BatchGetCustomersResponse, error) {
