@@ -131,7 +131,7 @@ func OpenLog(ctx context.Context, o LogOptions) (_ *Log, err error) {
 	l.user = l.publish.User()
 	for i := range o.Publishers {
 		p, err := NewPublisher(ctx, l.publish, PublisherOptions{
-			Name: "log-" + strconv.Itoa(i), Logger: o.Connection.Logger, Metrics: o.Connection.Metrics,
+			Name: "log-" + strconv.Itoa(i), ByKey: true, Logger: o.Connection.Logger, Metrics: o.Connection.Metrics,
 		})
 		if err != nil {
 			return nil, err

@@ -1,0 +1,61 @@
+package rabbitmq
+
+import (
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"footfall/messages"
+	"footfall/store/logtest"
+)
+
+var prefixes atomic.Int64
+
+// newTopology has names that no test had before: a name that was deleted is not used again.
+func newTopology(shards int) Topology {
+	return Topology{
+		Prefix:   fmt.Sprintf("t%d-%d", time.Now().UnixNano()%1e12, prefixes.Add(1)),
+		Identity: messages.Identity{Shards: shards, Timezone: "UTC", TimezoneSum: "0123456789abcdef", Currency: "USD"},
+	}
+}
+
+func logOptions(t testing.TB, url string, topology Topology) LogOptions {
+	return LogOptions{
+		Connection: Options{URL: url, BackoffMax: 200 * time.Millisecond, Logger: testLogger(t)},
+		Topology:   topology,
+		Patience:   100 * time.Millisecond,
+	}
+}
+
+func openLog(t testing.TB, o LogOptions) *Log {
+	t.Helper()
+	l, err := OpenLog(t.Context(), o)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, l.Close()) })
+	return l
+}
+
+func TestConformance(t *testing.T) {
+	broker := sharedBroker(t)
+	logtest.Run(t, func(t *testing.T) logtest.Harness {
+		o := logOptions(t, broker.URL(), newTopology(4))
+		l := openLog(t, o)
+		return logtest.Harness{
+			Log:    l,
+			Shards: 4,
+			Reopen: func(t *testing.T) logtest.Log {
+				require.NoError(t, l.Close())
+				l = openLog(t, o)
+				return l
+			},
+			Replace: func(t *testing.T) logtest.Log {
+				o.Topology = newTopology(4)
+				l = openLog(t, o)
+				return l
+			},
+		}
+	})
+}
