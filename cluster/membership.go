@@ -175,8 +175,8 @@ func NewMembership(ctx context.Context, cfg MembershipConfig) (*Membership, erro
 	return m, nil
 }
 
-// config is memberlist's. The times are such that a killed member is missed after about 1.1 s
-// (docs/decisions); they cost a packet of probing every 250 ms, whatever the number of members.
+// config is memberlist's. The times are such that a killed member is missed after about 1.1 s;
+// they cost a probe every 250 ms, whatever the number of members.
 func (m *Membership) config(ctx context.Context) (mc *memberlist.Config, keys [][]byte, err error) {
 	mc = memberlist.DefaultLANConfig()
 	mc.Name = m.cfg.Self.Name
