@@ -20,11 +20,12 @@ const connectWithin = 30 * time.Second
 func (n *Node) openStorage(reg prometheus.Registerer) error {
 	identity := storage.Identity(n.cfg.Shards, n.cfg.Location, n.cfg.Currency)
 	o := storage.Options{
-		LogDir:   n.cfg.LogDir,
-		StoreDir: n.cfg.StoreDir,
-		Identity: identity,
-		Reserve:  n.cfg.DiskReserve,
-		Logger:   n.logger,
+		LogDir:    n.cfg.LogDir,
+		StoreDir:  n.cfg.StoreDir,
+		Databases: n.cfg.StoreDatabases,
+		Identity:  identity,
+		Reserve:   n.cfg.DiskReserve,
+		Logger:    n.logger,
 	}
 	if n.cfg.LogBroker != "" {
 		ctx, cancel := context.WithTimeout(context.Background(), connectWithin)
@@ -48,8 +49,13 @@ func (n *Node) openStorage(reg prometheus.Registerer) error {
 		o.Log = n.broker.Log()
 	}
 	var err error
-	n.storage, err = storage.Open(o)
-	return err
+	if n.storage, err = storage.Open(o); err != nil {
+		return err
+	}
+	if databases, ok := n.storage.Store.Backing.(prometheus.Collector); ok {
+		return reg.Register(databases)
+	}
+	return nil
 }
 
 // deadLetters is where what could not be accepted is.

@@ -8,6 +8,8 @@ import (
 	"footfall/node/api"
 	"footfall/node/storage"
 	"footfall/store/pebblelog"
+	"footfall/store/pebblestore"
+	"footfall/store/postgresstore"
 )
 
 // metrics are the series of the assembly itself.
@@ -79,12 +81,25 @@ func (c storageCollector) Collect(ch chan<- prometheus.Metric) {
 	send := func(d *prometheus.Desc, kind prometheus.ValueType, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, kind, v, labels...)
 	}
-	s := c.Store.Stats()
+	saved := func(checkpoints, customers, dropped uint64) {
+		send(savedDesc, prometheus.CounterValue, float64(checkpoints))
+		send(customersDesc, prometheus.CounterValue, float64(customers))
+		send(droppedDesc, prometheus.CounterValue, float64(dropped))
+	}
 	type disk struct {
 		bytes, commits, written, refused uint64
 		failed                           bool
 	}
-	disks := map[string]disk{"store": {s.DiskBytes, s.Commits, s.WALBytes + s.WrittenBytes, s.Refused, s.Failed}}
+	disks := map[string]disk{}
+	switch store := c.Store.Backing.(type) {
+	case *pebblestore.Store:
+		s := store.Stats()
+		disks["store"] = disk{s.DiskBytes, s.Commits, s.WALBytes + s.WrittenBytes, s.Refused, s.Failed}
+		saved(s.Checkpoints, s.Customers, s.DeadLettersDropped)
+	case *postgresstore.Store:
+		s := store.Stats()
+		saved(s.Checkpoints, s.Customers, s.DeadLettersDropped)
+	}
 	if log, ok := c.Log.(*pebblelog.Log); ok {
 		l := log.Stats()
 		disks["log"] = disk{l.DiskBytes, l.Commits, l.WALBytes + l.WrittenBytes, l.Refused, l.Failed}
@@ -92,9 +107,6 @@ func (c storageCollector) Collect(ch chan<- prometheus.Metric) {
 		send(recordsDesc, prometheus.CounterValue, float64(l.Records))
 		send(rawDesc, prometheus.CounterValue, float64(l.RawBytes))
 	}
-	send(savedDesc, prometheus.CounterValue, float64(s.Checkpoints))
-	send(customersDesc, prometheus.CounterValue, float64(s.Customers))
-	send(droppedDesc, prometheus.CounterValue, float64(s.DeadLettersDropped))
 	for room, st := range disks {
 		failed := 0.0
 		if st.failed {

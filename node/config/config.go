@@ -30,8 +30,10 @@ type Config struct {
 	LogBroker string
 	// LogTLS says how the broker is known, and how the node is known to it, on amqps.
 	LogTLS TLSFiles
-	// StoreDir holds the checkpoints.
-	StoreDir string
+	// StoreDir holds the checkpoints, where the store is Pebble's; else it is empty, and
+	// StoreDatabases are the URLs of the PostgreSQL databases that hold it.
+	StoreDir       string
+	StoreDatabases []string
 	// LogAge and LogSize (of each shard) bound what the log keeps; 0 means without bound.
 	LogAge  time.Duration
 	LogSize int64
@@ -158,6 +160,9 @@ func (c *Config) Validate() error {
 	}
 	if c.LogDir != "" && filepath.Clean(c.LogDir) == filepath.Clean(c.StoreDir) {
 		fault("store.url", "names the directory of log.url: each needs one of its own")
+	}
+	if len(c.StoreDatabases) > 0 && c.LogBroker == "" {
+		fault("store.url", "is shared with other nodes, and the log in log.url is this node's alone: put that on RabbitMQ")
 	}
 	if (c.LogTLS.Cert == "") != (c.LogTLS.Key == "") {
 		fault("log.tls.cert", "needs log.tls.key, and that needs it")

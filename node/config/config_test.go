@@ -224,6 +224,22 @@ func TestTheLogIsInOnePlace(t *testing.T) {
 	require.Equal(t, "elsewhere", c.LogDir)
 	require.Empty(t, c.LogBroker)
 
+	c, err = load(t, "store: {url: [\"postgres://node:s3cr3t@db-0/footfall\", \"postgres://db-1/footfall?password=s3cr3t\"]}", []string{"FOOTFALL_LOG_URL=" + broker})
+	require.NoError(t, err)
+	require.Len(t, c.StoreDatabases, 2)
+	require.Empty(t, c.StoreDir)
+	out.Reset()
+	require.NoError(t, c.WriteYAML(&out))
+	require.NotContains(t, out.String(), "s3cr3t")
+	require.Contains(t, out.String(), "postgres://node:xxxxx@db-0/footfall")
+	for _, text := range []string{"mysql://node:s3cr3t@db", "postgres://node:s3cr3t@db:port", "postgres://db/a,postgres://db/a"} {
+		_, err = load(t, "", []string{"FOOTFALL_LOG_URL=" + broker}, "--store-url="+text)
+		require.ErrorContains(t, err, "store.url")
+		require.NotContains(t, err.Error(), "s3cr3t")
+	}
+	_, err = load(t, "", nil, "--store-url=postgres://db/footfall")
+	require.ErrorContains(t, err, "put that on RabbitMQ")
+
 	for _, text := range []string{"amqp://node:s3cr3t@broker:port", "http://node:s3cr3t@broker"} {
 		_, err = load(t, "", nil, "--log-url="+text)
 		require.ErrorContains(t, err, "log.url")

@@ -35,7 +35,7 @@ var keys = []Key{
 	{"log.tls.key", "key of that certificate", func(c *Config) value { return &textValue{&c.LogTLS.Key} }},
 	{"log.retention.age", "how long events stay in the log; 0: for ever", func(c *Config) value { return &durationValue{p: &c.LogAge, zero: true} }},
 	{"log.retention.size", "how much of each shard's log stays; 0: all", func(c *Config) value { return &bytesValue{p: &c.LogSize, zero: true} }},
-	{"store.url", "where checkpoints are: pebble:DIR", func(c *Config) value { return &dirValue{&c.StoreDir, "pebble"} }},
+	{"store.url", "where checkpoints are: pebble:DIR, or PostgreSQL's URL or a list of them (postgres:)", func(c *Config) value { return &storeValue{&c.StoreDir, &c.StoreDatabases} }},
 	{"disk.reserve", "free space below which nothing more is taken in", func(c *Config) value { return &bytesValue{p: &c.DiskReserve, zero: true} }},
 
 	{"clock", "who ends a day: wall, or driven by a replay", func(c *Config) value { return &clockValue{&c.Clock} }},

@@ -136,6 +136,59 @@ func (v *logValue) String() string {
 	return u.Redacted()
 }
 
+// storeValue is where the store is: a directory for Pebble, or the URLs of databases.
+type storeValue struct {
+	dir       *string
+	databases *[]string
+}
+
+func (v *storeValue) Set(s string) error {
+	if scheme, _, _ := strings.Cut(s, ":"); scheme == "pebble" {
+		if err := (&dirValue{v.dir, scheme}).Set(s); err != nil {
+			return err
+		}
+		*v.databases = nil
+		return nil
+	}
+	var databases []string
+	for text := range strings.SplitSeq(s, ",") {
+		text = strings.TrimSpace(text)
+		scheme, _, _ := strings.Cut(text, ":")
+		if scheme != "postgres" && scheme != "postgresql" {
+			return errors.New("must be pebble:DIR, or postgres://USER:PASSWORD@HOST:PORT/DATABASE, or a list of such") // not what was given: it may hold a password
+		}
+		if u, err := url.Parse(text); err != nil || u.Host == "" && u.Query().Get("host") == "" {
+			return errors.New("holds what is no URL of a database, such as postgres://USER:PASSWORD@HOST:PORT/DATABASE")
+		}
+		if slices.Contains(databases, text) {
+			return errors.New("names a database twice")
+		}
+		databases = append(databases, text)
+	}
+	*v.dir, *v.databases = "", databases
+	return nil
+}
+
+// String shows no password.
+func (v *storeValue) String() string {
+	if len(*v.databases) == 0 {
+		return (&dirValue{v.dir, "pebble"}).String()
+	}
+	var shown []string
+	for _, text := range *v.databases {
+		u, err := url.Parse(text)
+		if err != nil {
+			continue
+		}
+		if q := u.Query(); q.Has("password") {
+			q.Set("password", "xxxxx")
+			u.RawQuery = q.Encode()
+		}
+		shown = append(shown, u.Redacted())
+	}
+	return strings.Join(shown, ",")
+}
+
 type textValue struct{ p *string }
 
 func (v *textValue) Set(s string) error {

@@ -22,6 +22,7 @@ import (
 	"footfall/messages/footfallv1"
 	"footfall/store/pebblelog"
 	"footfall/store/pebblestore"
+	"footfall/store/postgresstore"
 )
 
 // Log is a log that a node can have, wherever it is.
@@ -48,10 +49,13 @@ type Storage struct {
 type Options struct {
 	// LogDir holds a log of Pebble's. Where it is empty, Log is the log, opened; it is closed
 	// with the storage.
-	LogDir   string
-	Log      Log
-	StoreDir string
-	Identity messages.Identity
+	LogDir string
+	Log    Log
+	// StoreDir holds a store of Pebble's. Where it is empty, Databases are those of
+	// PostgreSQL that hold it.
+	StoreDir  string
+	Databases []string
+	Identity  messages.Identity
 	// Reserve is the free space of the disk, in bytes, below which writes are refused; 0 is none.
 	Reserve int64
 	Logger  *slog.Logger
@@ -90,24 +94,21 @@ func Open(o Options) (_ *Storage, err error) {
 		s.Log = log
 	}
 	logName := cmp.Or(o.LogDir, "the broker's log")
-	store, err := openIn("store.url", o.StoreDir, func(dir string) (*pebblestore.Store, error) {
-		return pebblestore.Open(dir, pebblestore.Options{Logger: o.Logger, Reserve: o.Reserve})
-	})
-	if err != nil {
+	if s.Store, err = openStore(o); err != nil {
 		return nil, err
 	}
-	s.Store = &Store{Store: store}
+	storeName := cmp.Or(o.StoreDir, "the databases")
 	for _, check := range []struct {
 		key, dir string
 		do       func() error
 	}{
 		{"log.url", logName, func() error { return s.Log.CheckIdentity(o.Identity) }},
-		{"store.url", o.StoreDir, func() error { return s.Store.CheckIdentity(o.Identity) }},
-		{"store.url", o.StoreDir, func() error { return s.Store.CheckLog(s.Log.UUID()) }},
+		{"store.url", storeName, func() error { return s.Store.CheckIdentity(o.Identity) }},
+		{"store.url", storeName, func() error { return s.Store.CheckLog(s.Log.UUID()) }},
 	} {
 		err := check.do()
 		if fixed := (*messages.IdentityError)(nil); errors.As(err, &fixed) && fixed.Field == "log" {
-			return nil, fmt.Errorf("store.url: %s holds checkpoints of another log than %s: use the two that belong together, or an empty store: %w", o.StoreDir, logName, err)
+			return nil, fmt.Errorf("store.url: %s holds checkpoints of another log than %s: use the two that belong together, or an empty store: %w", storeName, logName, err)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %s: %w", check.key, check.dir, err)
@@ -115,6 +116,24 @@ func Open(o Options) (_ *Storage, err error) {
 	}
 	// No shard could be taken, so say it now and once.
 	return s, s.Err(context.Background())
+}
+
+// openStore opens the store in its directory, or in its databases.
+func openStore(o Options) (*Store, error) {
+	if o.StoreDir == "" {
+		store, err := postgresstore.Open(context.Background(), o.Databases, postgresstore.Options{Logger: o.Logger})
+		if err != nil {
+			return nil, fmt.Errorf("store.url: %w", err)
+		}
+		return &Store{store}, nil
+	}
+	store, err := openIn("store.url", o.StoreDir, func(dir string) (*pebblestore.Store, error) {
+		return pebblestore.Open(dir, pebblestore.Options{Logger: o.Logger, Reserve: o.Reserve})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Store{store}, nil
 }
 
 // openIn creates a directory and opens what is in it.
@@ -154,11 +173,35 @@ func (s *Storage) Err(ctx context.Context) error {
 	return errors.Join(err, s.Store.Err())
 }
 
+// Backing is a checkpoint store that a node can have, wherever it is.
+type Backing interface {
+	actors.Store
+	LetterStore
+	// CheckIdentity and CheckLog refuse a store that was made for another fold, or with
+	// another log: *messages.IdentityError.
+	CheckIdentity(want messages.Identity) error
+	CheckLog(uuid string) error
+	// Owner returns who has a shard, and its epoch; 0 where nobody ever had it.
+	Owner(ctx context.Context, shard int) (owner string, epoch uint64, err error)
+	// SnapshotBase makes the present checkpoint the base of a shard, Base and ScanBase read it,
+	// and NeededFrom is the first offset of the log that folding from it needs.
+	SnapshotBase(ctx context.Context, shard int, epoch uint64) error
+	Base(ctx context.Context, shard int) (generation uint64, meta *footfallv1.CheckpointMeta, err error)
+	ScanBase(ctx context.Context, shard int, generation uint64, after string, limit int) ([]messages.CustomerRecord, error)
+	NeededFrom(ctx context.Context, shard int) (uint64, error)
+	// Err returns why the store takes nothing now; nil while it does.
+	Err() error
+	Close() error
+}
+
 // Store is a checkpoint store whose base snapshots the shards can fold from. What reads one
 // must not run beside Retain of the same shard.
-type Store struct{ *pebblestore.Store }
+type Store struct{ Backing }
 
 var (
+	_ Backing = (*pebblestore.Store)(nil)
+	_ Backing = (*postgresstore.Store)(nil)
+
 	_ Log          = (*pebblelog.Log)(nil)
 	_ actors.Store = (*Store)(nil)
 	_ actors.Bases = (*Store)(nil)
@@ -166,15 +209,15 @@ var (
 
 // Base implements actors.Bases.
 func (s *Store) Base(ctx context.Context, shard int) (*footfallv1.CheckpointMeta, error) {
-	_, meta, err := s.Store.Base(ctx, shard)
+	_, meta, err := s.Backing.Base(ctx, shard)
 	return meta, err
 }
 
 // ScanBase implements actors.Bases.
 func (s *Store) ScanBase(ctx context.Context, shard int, after string, limit int) ([]messages.CustomerRecord, error) {
-	generation, meta, err := s.Store.Base(ctx, shard)
+	generation, meta, err := s.Backing.Base(ctx, shard)
 	if err != nil || meta == nil {
 		return nil, err
 	}
-	return s.Store.ScanBase(ctx, shard, generation, after, limit)
+	return s.Backing.ScanBase(ctx, shard, generation, after, limit)
 }
