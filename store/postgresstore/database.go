@@ -97,20 +97,26 @@ func parseFault(text string, err error) string {
 	return fault
 }
 
+// byKey are settings for which there may be none: all statements read a few rows by their keys, in the order of
+// keys, out of shards that may be large. PostgreSQL should not read a whole shard and sort it because it knows
+// little of a table that is new.
+const byKey = `SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off;
+	SET enable_hashjoin = off; SET enable_mergejoin = off`
+
 // connected prepares a new connection.
 func (db *database) connected(ctx context.Context, conn *pgx.Conn) error {
 	var mode string
-	if err := conn.QueryRow(ctx, `SHOW synchronous_commit`).Scan(&mode); err != nil {
-		if _, ok := errors.AsType[*pgconn.PgError](err); ok && !conn.IsClosed() {
-			return nil // a database without the setting has no commits that are not durable
-		}
-		return err
+	err := conn.QueryRow(ctx, `SHOW synchronous_commit`, pgx.QueryExecModeSimpleProtocol).Scan(&mode)
+	if err == nil && mode == "off" {
+		_, err = conn.Exec(ctx, `SET synchronous_commit = on`)
 	}
-	if mode == "off" {
-		_, err := conn.Exec(ctx, `SET synchronous_commit = on`)
-		return err
+	if err == nil {
+		_, err = conn.Exec(ctx, byKey, pgx.QueryExecModeSimpleProtocol)
 	}
-	return nil
+	if _, ok := errors.AsType[*pgconn.PgError](err); ok && !conn.IsClosed() {
+		return nil // a database without these settings does as they say
+	}
+	return err
 }
 
 func (db *database) close() {

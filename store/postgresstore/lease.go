@@ -116,7 +116,7 @@ func (s *Store) Renew(ctx context.Context, member, incarnation string, ttl time.
 		wg.Go(func() {
 			var sent time.Time
 			// A try that hangs must leave time for another before the lease ends.
-			errs[i] = db.retryWithin(ctx, db.lease, max(ttl/3, 10*time.Millisecond), ttl, func(ctx context.Context, conn *pgx.Conn, _ int) error {
+			errs[i] = db.retryWithin(ctx, db.lease, max(ttl/3, leastRenewal), max(ttl, leastRenewal), func(ctx context.Context, conn *pgx.Conn, _ int) error {
 				sent = time.Now()
 				return renew(ctx, conn, member, incarnation, ttl, fresh)
 			})
@@ -129,6 +129,9 @@ func (s *Store) Renew(ctx context.Context, member, incarnation string, ttl time.
 	wg.Wait()
 	return lasts, errors.Join(errs...)
 }
+
+// leastRenewal bounds how early a renewal is given up.
+const leastRenewal = 200 * time.Millisecond
 
 // forgetAfter is when the lease of a member that does not come back is forgotten.
 const forgetAfter = "7 days"

@@ -59,7 +59,10 @@ func (s *Store) Get(ctx context.Context, shard int, epoch uint64, ids []string) 
 	hits := 0
 	err := s.readAs(ctx, shard, epoch, `
 		SELECT s.epoch, s.token, c.id, c.value FROM footfall_shards s
-		LEFT JOIN footfall_customers c ON c.shard = s.shard AND c.id = ANY($2::bytea[]) WHERE s.shard = $1`,
+		LEFT JOIN LATERAL (
+			SELECT c.id, c.value FROM unnest($2::bytea[]) AS u(id)
+			JOIN footfall_customers c ON c.shard = s.shard AND c.id = u.id
+		) c ON true WHERE s.shard = $1`,
 		[]any{keys}, []any{&id, &stored}, func() { clear(out); hits = 0 }, func() error {
 			if id == nil {
 				return nil
