@@ -33,14 +33,3 @@ type LeaseHeldError struct {
 func (e *LeaseHeldError) Error() string {
 	return fmt.Sprintf("lease_held: incarnation %s of %s holds the lease for another %s: two members may not have one name", e.Incarnation, e.Member, e.For)
 }
-
-// LeaseLostError says that a lease ended and was made use of: shards of the member have been
-// acquired by others, or its name by another incarnation. Whoever gets it owns nothing any more;
-// it must drop its shards, and may begin again under a new incarnation.
-type LeaseLostError struct {
-	Member, Incarnation string
-}
-
-func (e *LeaseLostError) Error() string {
-	return fmt.Sprintf("lease_lost: the lease of incarnation %s of %s has ended and was used by others", e.Incarnation, e.Member)
-}
