@@ -8,6 +8,7 @@
 #   LINT=0             make test without the linters
 #   FUZZTIME=30s       how long make fuzz gives each target
 #   RABBITMQ_DIR=...   where make rabbitmq keeps its data from run to run (without it: nowhere)
+#   POSTGRES_DIR=...   the same of make postgres
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -81,6 +82,15 @@ rabbitmq: rabbitmq-install ## a RabbitMQ broker of its own on free ports, until 
 rabbitmq-install: ## RabbitMQ on this machine, where it is missing; it never starts by itself
 	@scripts/servers.sh rabbitmq
 
+.PHONY: postgres
+postgres: postgres-install ## a PostgreSQL server of its own on a free port, until Ctrl-C
+	@CGO_ENABLED=0 go build -o build/postgres ./deploy/local/postgres
+	@exec build/postgres $(if $(POSTGRES_DIR),--dir "$(POSTGRES_DIR)")
+
+.PHONY: postgres-install
+postgres-install: ## PostgreSQL on this machine, where it is missing; it never starts by itself
+	@scripts/servers.sh postgres
+
 .PHONY: clean
 clean: ## removes what builds made (not data/, .venv/ and .tools/)
 	@rm -rf bin build
@@ -97,8 +107,12 @@ test: build generate-check tidy-check test-go test-python $(if $(filter 0,$(LINT
 .NOTPARALLEL:
 
 .PHONY: test-go
-test-go: setup rabbitmq-install ## the Go tests alone
+test-go: setup rabbitmq-install postgres-install oip-client ## the Go tests alone
 	@$(WITH_ENV) scripts/test-go.sh
+
+.PHONY: oip-client
+oip-client: setup ## an outside client of the Open Inference Protocol, for a test
+	@scripts/oip-client.sh
 
 .PHONY: test-python
 test-python: build ## the Python tests alone

@@ -18,3 +18,5 @@ printf 'export CGO_CFLAGS=%q\n' "-O2 -g \"-I$tensorflow/include\""
 printf 'export CGO_LDFLAGS=%q\n' "-O2 -g \"-L$tensorflow/lib\" \"-Wl,-rpath,$wheel\""
 # The Python with the packages of the lock, for tests that compare with it.
 printf 'export FOOTFALL_PYTHON=%q\n' "$root/.venv/bin/python"
+# The Python with an outside client of the Open Inference Protocol, where make oip-client has set it up.
+[ ! -e "$root/.tools/oip-client/ready" ] || printf 'export FOOTFALL_OIP_PYTHON=%q\n' "$root/.tools/oip-client/bin/python"

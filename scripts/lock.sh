@@ -30,3 +30,4 @@ compile() {
 
 compile requirements.in requirements.txt
 compile requirements-gpu.in requirements-gpu.txt requirements.txt
+compile requirements-oip.in requirements-oip.txt
