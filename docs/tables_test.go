@@ -58,9 +58,18 @@ func flatten(node *yaml.Node, path string, into map[string]string) {
 }
 
 func TestMetricsTable(t *testing.T) {
-	literal := regexp.MustCompile(`"(footfall_[a-z0-9_]+)"`)
+	// What begins other names ends with an underscore: rabbitmq puts it before those of its calls.
+	literal := regexp.MustCompile(`"(footfall_[a-z0-9_]*[a-z0-9])"`)
+	part := regexp.MustCompile(`\b(?:counter|gauge)\("([a-z0-9_]+)",`)
 	var inCode []string
-	for _, room := range []string{"actors", "inference", "node", "store"} {
+	for _, file := range []string{"metrics.go", "bridge_metrics.go"} {
+		text := read(t, filepath.Join(root, "rabbitmq", file))
+		prefix := regexp.MustCompile(`"(footfall_[a-z0-9_]+_)" \+`).FindStringSubmatch(text)[1]
+		for _, m := range part.FindAllStringSubmatch(text, -1) {
+			inCode = append(inCode, prefix+m[1])
+		}
+	}
+	for _, room := range []string{"actors", "inference", "node", "rabbitmq", "store"} {
 		require.NoError(t, filepath.WalkDir(filepath.Join(root, room), func(path string, _ fs.DirEntry, err error) error {
 			if err == nil && strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, "_test.go") {
 				for _, m := range literal.FindAllStringSubmatch(read(t, path), -1) {
