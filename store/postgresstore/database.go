@@ -40,7 +40,7 @@ func openDatabase(s *Store, index int, addr string) (*database, error) {
 	cfg, err := pgxpool.ParseConfig(addr)
 	if err != nil {
 		// What the driver says quotes the URL.
-		return nil, fmt.Errorf("store.url: database %d: it must read postgres://user:password@host:port/database?sslmode=verify-full&...: %s", index, parseFault(addr, err))
+		return nil, fmt.Errorf("database %d: its URL must read postgres://user:password@host:port/database?sslmode=verify-full&...: %s", index, parseFault(addr, err))
 	}
 	cc := cfg.ConnConfig
 	db := &database{
@@ -70,13 +70,13 @@ func openDatabase(s *Store, index int, addr string) (*database, error) {
 	cfg.AfterConnect = db.connected
 	// No connection is made before the first call.
 	if db.pool, err = pgxpool.NewWithConfig(s.ctx, cfg); err != nil {
-		return nil, fmt.Errorf("store.url: database %d (%s): %w", index, db.name, err)
+		return nil, fmt.Errorf("database %d (%s): %w", index, db.name, err)
 	}
 	cfg = cfg.Copy()
 	cfg.MaxConns, cfg.MinConns, cfg.MinIdleConns = leaseConns, 0, 0
 	if db.lease, err = pgxpool.NewWithConfig(s.ctx, cfg); err != nil {
 		db.pool.Close()
-		return nil, fmt.Errorf("store.url: database %d (%s): %w", index, db.name, err)
+		return nil, fmt.Errorf("database %d (%s): %w", index, db.name, err)
 	}
 	return db, nil
 }

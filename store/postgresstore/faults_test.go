@@ -164,7 +164,7 @@ func TestCommitUnderWay(t *testing.T) {
 				got := make(chan error, 1)
 				go func() { got <- call() }()
 				if arrives {
-					if err := awaitAnyLock(t, watch); err != nil {
+					if err := awaitAnyLock(t, watch, "footfall_shards"); err != nil {
 						return errors.Join(err, <-got)
 					}
 					p.letGo()
@@ -209,19 +209,70 @@ func TestCommitUnderWay(t *testing.T) {
 	}
 }
 
-// awaitAnyLock waits until somebody waits for a lock.
-func awaitAnyLock(t *testing.T, conn *pgx.Conn) error {
+// awaitAnyLock waits until somebody waits for a lock of a table.
+func awaitAnyLock(t *testing.T, conn *pgx.Conn, table string) error {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	return local.Await(ctx, func(ctx context.Context) error {
 		var n int
-		err := conn.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0`).Scan(&n)
+		err := conn.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0 AND query LIKE '%' || $1 || '%'`, table).Scan(&n)
 		if err == nil && n == 0 {
 			err = errors.New("nobody waits")
 		}
 		return err
 	})
+}
+
+// TestRenewalBesideAcquire renews a lapsed lease while a shard is being taken because of it: the renewal must wait, so that
+// the owner who asks for its shards after it sees that this one is gone.
+func TestRenewalBesideAcquire(t *testing.T) {
+	addr := newDatabase(t)
+	var armed atomic.Bool
+	p, through := newProxy(t, addr, func(fromClient bool, piece []byte) verdict {
+		if fromClient && isCommit(piece) && armed.CompareAndSwap(true, false) {
+			return hold
+		}
+		return pass
+	})
+	a, b := open(t, Options{}, addr), open(t, Options{}, through)
+	watch, err := pgx.Connect(t.Context(), addr)
+	require.NoError(t, err)
+	defer func() { _ = watch.Close(t.Context()) }()
+	_, err = a.Renew(t.Context(), "a", "1", time.Millisecond)
+	require.NoError(t, err)
+	_, err = a.Acquire(t.Context(), 1, "a")
+	require.NoError(t, err)
+	owned, err := a.Owned(t.Context(), "a", "1")
+	require.NoError(t, err)
+	require.Len(t, owned, 1)
+	require.NoError(t, local.Await(t.Context(), func(ctx context.Context) error {
+		leases, err := a.Leases(ctx)
+		if err == nil && leases[0].Left > 0 {
+			err = errors.New("not lapsed")
+		}
+		return err
+	}))
+
+	armed.Store(true)
+	taken := make(chan error, 1)
+	go func() {
+		_, err := b.Acquire(t.Context(), 1, "b")
+		taken <- err
+	}()
+	require.NoError(t, awaitAnyLock(t, watch, "footfall_shards"))
+	renewed := make(chan error, 1)
+	go func() {
+		_, err := a.Renew(t.Context(), "a", "1", time.Hour)
+		renewed <- err
+	}()
+	require.NoError(t, awaitAnyLock(t, watch, "footfall_leases"))
+	p.letGo()
+	require.NoError(t, <-renewed)
+	owned, err = a.Owned(t.Context(), "a", "1")
+	require.NoError(t, err)
+	require.Empty(t, owned)
+	require.NoError(t, <-taken)
 }
 
 // TestServerDies ends the server in every way while checkpoints are written.

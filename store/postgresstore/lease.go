@@ -198,3 +198,18 @@ func (s *Store) Leases(ctx context.Context) (leases []Lease, err error) {
 	})
 	return leases, err
 }
+
+// keepPlace is how long a member that is away without having given up its lease is counted upon to come back.
+const keepPlace = time.Minute
+
+// Places returns the members whose place is kept: those with a lease, and those whose lease ended less than a minute ago
+// without having been given up.
+func (s *Store) Places(ctx context.Context) (members []string, err error) {
+	leases, err := s.Leases(ctx)
+	for _, l := range leases {
+		if l.Left > -keepPlace {
+			members = append(members, l.Member)
+		}
+	}
+	return members, err
+}

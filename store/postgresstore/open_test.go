@@ -142,6 +142,18 @@ func TestSpread(t *testing.T) {
 	require.Len(t, leases, 1)
 	require.Equal(t, Lease{"node-a", "1", leases[0].Left}, leases[0])
 	require.InDelta(t, time.Minute, leases[0].Left, float64(30*time.Second))
+
+	// A member that is away for a moment keeps its place, one that left has none.
+	_, err = s.Renew(t.Context(), "node-b", "1", time.Millisecond)
+	require.NoError(t, err)
+	statement(t, urls[0], `INSERT INTO footfall_leases (member, incarnation, expires) VALUES ('node-c', '1', now() - interval '2 minutes')`)
+	places, err := s.Places(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{"node-a", "node-b"}, places)
+	require.NoError(t, s.GiveUp(t.Context(), "node-a", "1"))
+	places, err = s.Places(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []string{"node-b"}, places)
 }
 
 // TestNoPasswordIsSaid makes every kind of opening fail.
@@ -154,7 +166,7 @@ func TestNoPasswordIsSaid(t *testing.T) {
 	require.NoError(t, err)
 	defer ports.Release()
 	for name, try := range map[string]struct{ url, says string }{
-		"not a URL":       {"postgres://u:" + password + "@host:port/db", "it must read postgres://"},
+		"not a URL":       {"postgres://u:" + password + "@host:port/db", "its URL must read postgres://"},
 		"bad port":        {"postgres://u:secret@host:99999/db", "database 0"},
 		"bad option":      {"postgres://u:secret@host/db?sslmode=maybe", "sslmode"},
 		"bad escape":      {"postgres://u:se%zzcret@host/db", "database 0"},

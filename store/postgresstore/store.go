@@ -89,7 +89,7 @@ type grant struct {
 // Any number of nodes may do so at once.
 func Open(ctx context.Context, urls []string, o Options) (_ *Store, err error) {
 	if len(urls) == 0 {
-		return nil, errors.New("store.url: the list of databases is empty")
+		return nil, errors.New("the list of databases is empty")
 	}
 	o.defaults()
 	s := &Store{options: o, grants: map[int]grant{}, incarnations: map[string]string{}}
@@ -145,7 +145,7 @@ func (s *Store) checkList(ctx context.Context) error {
 			default:
 				e.Have, e.Want = have+" databases", c.value+" databases"
 			}
-			return fmt.Errorf("store.url: database %d (%s): %w", i, db.name, e)
+			return fmt.Errorf("database %d (%s): %w", i, db.name, e)
 		}
 	}
 	return nil
