@@ -9,7 +9,6 @@
 #   FUZZTIME=30s       how long make fuzz gives each target
 #   RABBITMQ_DIR=...   where make rabbitmq keeps its data from run to run (without it: nowhere)
 #   POSTGRES_DIR=...   the same of make postgres
-#   POSTGRES_DIR=...   the same of make postgres
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -92,15 +91,6 @@ postgres: postgres-install ## a PostgreSQL server of its own on a free port, unt
 postgres-install: ## PostgreSQL on this machine, where it is missing; it never starts by itself
 	@scripts/servers.sh postgres
 
-.PHONY: postgres
-postgres: postgres-install ## a PostgreSQL server of its own on a free port, until Ctrl-C
-	@CGO_ENABLED=0 go build -o build/postgres ./deploy/local/postgres
-	@exec build/postgres $(if $(POSTGRES_DIR),--dir "$(POSTGRES_DIR)")
-
-.PHONY: postgres-install
-postgres-install: ## PostgreSQL on this machine, where it is missing; it never starts by itself
-	@scripts/servers.sh postgres
-
 .PHONY: clean
 clean: ## removes what builds made (not data/, .venv/ and .tools/)
 	@rm -rf bin build
@@ -117,7 +107,7 @@ test: build generate-check tidy-check test-go test-python $(if $(filter 0,$(LINT
 .NOTPARALLEL:
 
 .PHONY: test-go
-test-go: setup rabbitmq-install postgres-install postgres-install oip-client ## the Go tests alone
+test-go: setup rabbitmq-install postgres-install oip-client ## the Go tests alone
 	@$(WITH_ENV) scripts/test-go.sh
 
 .PHONY: oip-client
