@@ -28,6 +28,8 @@ type BrokerOptions struct {
 	Config map[string]string
 	// Users are there once the broker has started, as they stand here, whatever became of them in an earlier run. The first is the one of URL; by default it is footfall, an administrator.
 	Users []User
+	// VHosts are further virtual hosts. The users may do in each of them what they may do in "/".
+	VHosts []string
 	// TLS, if not nil, has the broker listen with it, too.
 	TLS *TLS
 }
@@ -37,7 +39,7 @@ type User struct {
 	Name, Password string
 	// Tags such as administrator, management.
 	Tags []string
-	// Configure, Write and Read say what the user may do in the virtual host "/". Where all three are empty, nothing.
+	// Configure, Write and Read say what the user may do in every virtual host. Where all three are empty, nothing.
 	Configure, Write, Read string
 }
 
@@ -221,7 +223,10 @@ func (b *Broker) answers(ctx context.Context) error {
 func (b *Broker) URL() string { return b.URLOf(b.options.Users[0].Name) }
 
 // URLOf is where a user of the options logs in. It panics where there is none of that name.
-func (b *Broker) URLOf(user string) string { return b.amqpURL("amqp", user, b.port.amqp, vhost) }
+func (b *Broker) URLOf(user string) string { return b.URLIn(vhost, user) }
+
+// URLIn is where a user of the options logs in for another virtual host than "/".
+func (b *Broker) URLIn(host, user string) string { return b.amqpURL("amqp", user, b.port.amqp, host) }
 
 // TLSURL is URL with TLS; "" where the options have none.
 func (b *Broker) TLSURL() string {

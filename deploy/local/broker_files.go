@@ -42,7 +42,7 @@ func (f brokerFiles) write(o BrokerOptions, port brokerPorts) error {
 	if err := f.writeCookie(); err != nil {
 		return err
 	}
-	users, err := defineUsers(o.Users)
+	users, err := defineUsers(o.Users, append([]string{vhost}, o.VHosts...))
 	if err != nil {
 		return err
 	}
@@ -167,8 +167,11 @@ type permissionDefinition struct {
 	Read      string `json:"read"`
 }
 
-func defineUsers(users []User) ([]byte, error) {
-	d := definitions{VHosts: []vhostDefinition{{vhost}}}
+func defineUsers(users []User, vhosts []string) ([]byte, error) {
+	var d definitions
+	for _, name := range vhosts {
+		d.VHosts = append(d.VHosts, vhostDefinition{name})
+	}
 	for _, u := range users {
 		if u.Name == "" || u.Password == "" {
 			return nil, fmt.Errorf("a user of a broker needs a name and a password: %q has not both", u.Name)
@@ -176,9 +179,12 @@ func defineUsers(users []User) ([]byte, error) {
 		d.Users = append(d.Users, userDefinition{
 			Name: u.Name, Hash: passwordHash(u.Password), Algorithm: "rabbit_password_hashing_sha256", Tags: append([]string{}, u.Tags...),
 		})
-		if u.mayDoAnything() {
+		if !u.mayDoAnything() {
+			continue
+		}
+		for _, name := range vhosts {
 			d.Permissions = append(d.Permissions, permissionDefinition{
-				User: u.Name, VHost: vhost, Configure: u.Configure, Write: u.Write, Read: u.Read,
+				User: u.Name, VHost: name, Configure: u.Configure, Write: u.Write, Read: u.Read,
 			})
 		}
 	}

@@ -57,7 +57,10 @@ func TestBrokerKeepsItsDataOverKillRestartAndStop(t *testing.T) {
 
 func TestBrokersShareNothing(t *testing.T) {
 	t.Parallel()
-	a := local.TestBroker(t, local.BrokerOptions{Plugins: []string{"rabbitmq_management", "rabbitmq_prometheus", "rabbitmq_stream"}})
+	a := local.TestBroker(t, local.BrokerOptions{
+		Plugins: []string{"rabbitmq_management", "rabbitmq_prometheus", "rabbitmq_stream"},
+		VHosts:  []string{"third"},
+	})
 	b := local.TestBroker(t, local.BrokerOptions{})
 	publish(t, a.URL(), "q", "of a")
 	publish(t, b.URL(), "q", "of b")
@@ -69,6 +72,8 @@ func TestBrokersShareNothing(t *testing.T) {
 	publish(t, other, "q", "of the other")
 	require.Equal(t, []string{"of a"}, drain(t, a.URL(), "q"))
 	require.Equal(t, []string{"of the other"}, drain(t, other, "q"))
+	publish(t, a.URLIn("third", "footfall"), "q", "of the third")
+	require.Equal(t, []string{"of the third"}, drain(t, a.URLIn("third", "footfall"), "q"))
 
 	out, err := a.Control(t.Context(), "list_queues", "--vhost", "other", "name", "messages")
 	require.NoError(t, err)
