@@ -31,6 +31,10 @@
 // and dead letters beside a checkpoint, FOR NO KEY UPDATE for one checkpoint at a time, FOR
 // UPDATE for acquiring, which waits for all of them, and for tries after the first.
 //
+// Customers travel as two arrays that one INSERT ... ON CONFLICT unpacks. COPY into a temporary table and an INSERT from there
+// was between as fast and a third faster, but not every database that speaks the protocol has temporary tables
+// that are quick, and a staging table that is none doubles what is written.
+//
 // # Several databases
 //
 // Shard s lives in database s mod n of the list. Everything about a shard is in its own

@@ -52,9 +52,7 @@ func TestUpgrade(t *testing.T) {
 	steps := migrations()
 	for n := range len(steps) - 1 {
 		addr := newDatabase(t)
-		s := &Store{}
-		s.options.defaults()
-		s.ctx, s.cancel = context.WithCancelCause(t.Context())
+		s := newStore(Options{})
 		db, err := openDatabase(s, 0, addr)
 		require.NoError(t, err)
 		s.databases = append(s.databases, db)

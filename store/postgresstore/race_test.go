@@ -68,8 +68,7 @@ func (c *contender) begin(t *testing.T, ttl time.Duration) {
 // take acquires a shard, counts in it while it can, and releases it or walks away.
 func (c *contender) take(t *testing.T, shard int) {
 	epoch, err := c.Acquire(t.Context(), shard, c.name)
-	var held *messages.HeldError
-	if errors.As(err, &held) {
+	if _, held := errors.AsType[*messages.HeldError](err); held {
 		return
 	}
 	if err != nil {
@@ -90,7 +89,6 @@ func (c *contender) take(t *testing.T, shard int) {
 	c.world.mu.Unlock()
 
 	for range c.rnd.IntN(6) {
-		var stale *messages.StaleEpochError
 		values, err := c.Get(t.Context(), shard, epoch, []string{"count"})
 		if err == nil {
 			count, _ := strconv.Atoi(string(values[0]))
@@ -99,7 +97,7 @@ func (c *contender) take(t *testing.T, shard int) {
 				Customers: []messages.CustomerRecord{{ID: "count", Value: strconv.AppendInt(nil, int64(count+1), 10)}},
 			})
 		}
-		if errors.As(err, &stale) {
+		if _, stale := errors.AsType[*messages.StaleEpochError](err); stale {
 			return
 		}
 		if err != nil {

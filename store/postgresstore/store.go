@@ -91,10 +91,7 @@ func Open(ctx context.Context, urls []string, o Options) (_ *Store, err error) {
 	if len(urls) == 0 {
 		return nil, errors.New("the list of databases is empty")
 	}
-	o.defaults()
-	s := &Store{options: o, grants: map[int]grant{}, incarnations: map[string]string{}}
-	s.valueBytes.Store(800)
-	s.ctx, s.cancel = context.WithCancelCause(context.Background())
+	s := newStore(o)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())
@@ -113,6 +110,16 @@ func Open(ctx context.Context, urls []string, o Options) (_ *Store, err error) {
 		}
 	}
 	return s, s.checkList(ctx)
+}
+
+// newStore returns a store without databases.
+func newStore(o Options) *Store {
+	o.defaults()
+	s := &Store{options: o, grants: map[int]grant{}, incarnations: map[string]string{}}
+	const guess = 800
+	s.valueBytes.Store(guess)
+	s.ctx, s.cancel = context.WithCancelCause(context.Background())
+	return s
 }
 
 // checkList makes sure that the list of databases is the one that the store was created with.

@@ -43,7 +43,7 @@ address  %s
 log      %s
 
 By hand:         psql '%[1]s'
-A node over it:  footfall node --store-url '%[1]s'
+A node over it:  footfall node --log-url amqp://... --store-url '%[1]s'
 `, p.URL(""), p.Log())
 	select {
 	case <-ctx.Done():
