@@ -66,7 +66,7 @@ func statusOf(err error) error {
 		return fault(request.Field, "%s", request.Reason)
 	case errors.Is(err, inference.ErrBusy):
 		return detailed(codes.ResourceExhausted, err.Error(), retry())
-	case errors.Is(err, inference.ErrClosed):
+	case errors.Is(err, inference.ErrClosed), errors.Is(err, inference.ErrNoDevice):
 		return unavailable(err.Error())
 	case errors.Is(err, context.DeadlineExceeded):
 		return status.Error(codes.DeadlineExceeded, "not done within the deadline")

@@ -174,6 +174,7 @@ func TestInferErrors(t *testing.T) {
 	}{
 		"busy":     {inference.ErrBusy, codes.ResourceExhausted},
 		"closing":  {inference.ErrClosed, codes.Unavailable},
+		"devices":  {inference.ErrNoDevice, codes.Unavailable},
 		"none":     {inference.ErrNoModel, codes.NotFound},
 		"request":  {&inference.RequestError{Field: "rows", Reason: "is 0"}, codes.InvalidArgument},
 		"value":    {&inference.ScoreError{Model: "dense", Err: errors.New("NaN")}, codes.Internal},

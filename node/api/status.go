@@ -72,7 +72,8 @@ func statusOf(err error) *status.Status {
 		return detailed(codes.ResourceExhausted, err.Error(), retryDetail())
 	case errors.Is(err, actors.ErrClock):
 		return status.New(codes.FailedPrecondition, err.Error())
-	case errors.As(err, &notActive), errors.As(err, &stale), errors.As(err, &closed), errors.Is(err, inference.ErrClosed):
+	case errors.As(err, &notActive), errors.As(err, &stale), errors.As(err, &closed),
+		errors.Is(err, inference.ErrClosed), errors.Is(err, inference.ErrNoDevice):
 		return detailed(codes.Unavailable, err.Error(), retryDetail())
 	case errors.As(err, &corrupt), errors.As(err, &gap), errors.As(err, &regressed):
 		return status.New(codes.DataLoss, err.Error())
