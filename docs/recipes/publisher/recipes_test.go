@@ -59,7 +59,8 @@ const recipeShards = 8
 
 // TestPublisherRecipes publishes with every recipe, as the user that publishers.md makes, and looks where each event is then.
 func TestPublisherRecipes(t *testing.T) {
-	b := local.TestBroker(t, local.BrokerOptions{Users: documentedUsers(t)})
+	tracer := local.User{Name: "tracer", Password: "secret", Configure: ".*", Write: ".*", Read: ".*"}
+	b := local.TestBroker(t, local.BrokerOptions{Users: append(documentedUsers(t), tracer)})
 	topology := declareTopology(t, b.URL())
 	conn, till := dial(t, b.URL()), b.URLOf("till")
 	// Here nothing is bound to the exchange: everything comes back.
@@ -69,6 +70,7 @@ func TestPublisherRecipes(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, ch.ExchangeDeclare(topology.EventsExchange(), amqp.ExchangeDirect, true, false, false, false, nil))
 
+	traces := trace(t, b, topology.EventsExchange())
 	sharded, unsharded := map[string][]string{}, map[string][]string{}
 	for _, r := range recipes {
 		t.Run(r.language, func(t *testing.T) {
@@ -77,9 +79,13 @@ func TestPublisherRecipes(t *testing.T) {
 			out, err := r.publish(t, dir, till, recipeShards, sharded[r.language])
 			require.NoError(t, err, "%s", out)
 			require.Empty(t, out)
+			requireChannelForEachStream(t, traces, len(sharded[r.language]))
 			unsharded[r.language] = events(r.language+" unsharded", 20)
 			out, err = r.publish(t, dir, till, 0, unsharded[r.language])
 			require.NoError(t, err, "%s", out)
+			for range unsharded[r.language] {
+				<-traces
+			}
 
 			var exit *exec.ExitError
 			out, err = r.publish(t, dir, inVHost(till, "bare"), recipeShards, unsharded[r.language])
@@ -151,6 +157,37 @@ func TestPublisherMayOnlyPublish(t *testing.T) {
 	for shard := range recipeShards {
 		require.Empty(t, consume(t, dial(t, b.URL()), topology.StreamName(shard), fromFirst))
 	}
+}
+
+// trace has the broker copy all that is published to an exchange, with the number of the channel.
+func trace(t *testing.T, b *local.Broker, exchange string) <-chan amqp.Delivery {
+	t.Helper()
+	_, err := b.Control(t.Context(), "trace_on")
+	require.NoError(t, err)
+	ch, err := dial(t, b.URLOf("tracer")).Channel()
+	require.NoError(t, err)
+	q, err := ch.QueueDeclare("", false, true, true, false, nil)
+	require.NoError(t, err)
+	require.NoError(t, ch.QueueBind(q.Name, "publish."+exchange, "amq.rabbitmq.trace", false, nil))
+	deliveries, err := ch.Consume(q.Name, "", true, true, false, false, nil)
+	require.NoError(t, err)
+	return deliveries
+}
+
+// requireChannelForEachStream takes the traces of n messages of one program. Brokers before 4.0 may lose
+// what is published to several streams on one channel.
+func requireChannelForEachStream(t *testing.T, traces <-chan amqp.Delivery, n int) {
+	t.Helper()
+	keys := map[string]any{}
+	for range n {
+		d := <-traces
+		channel := fmt.Sprintf("%v channel %v", d.Headers["connection"], d.Headers["channel"])
+		if keys[channel] == nil {
+			keys[channel] = d.Headers["routing_keys"]
+		}
+		require.Equal(t, keys[channel], d.Headers["routing_keys"], channel)
+	}
+	require.Len(t, keys, recipeShards)
 }
 
 // documentedUsers are those that publishers.md makes: the nodes' first.

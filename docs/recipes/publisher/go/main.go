@@ -21,9 +21,7 @@ func main() {
 	log.SetFlags(0)
 	shards := must(strconv.ParseUint(os.Args[2], 10, 32)) // 0: the nodes find each event's
 	conn := must(amqp.Dial(os.Args[1]))
-	ch := must(conn.Channel())
-	check(ch.Confirm(false))
-	returned := ch.NotifyReturn(make(chan amqp.Return, window)) // has what came back before its confirm is there
+	channels := map[string]channel{} // by routing key: each stream needs one that no other stream is published on
 
 	var pending []*amqp.DeferredConfirmation
 	settle := func() {
@@ -32,8 +30,10 @@ func main() {
 				log.Fatal("the broker refused a message, or the connection broke")
 			}
 		}
-		if len(returned) > 0 {
-			log.Fatalf("came back: %s", (<-returned).Body)
+		for _, ch := range channels {
+			if len(ch.returned) > 0 {
+				log.Fatalf("came back: %s", (<-ch.returned).Body)
+			}
 		}
 		pending = pending[:0]
 	}
@@ -48,6 +48,11 @@ func main() {
 		if shards > 0 {
 			key = strconv.FormatUint(uint64(crc32.ChecksumIEEE([]byte(event.Customer)))%shards, 10)
 		}
+		ch, ok := channels[key]
+		if !ok {
+			ch = open(conn)
+			channels[key] = ch
+		}
 		message := amqp.Publishing{ContentType: "application/json", DeliveryMode: amqp.Persistent, Body: bytes.Clone(lines.Bytes())}
 		pending = append(pending, must(ch.PublishWithDeferredConfirm("footfall.events", key, true, false, message)))
 		if len(pending) == window {
@@ -57,6 +62,18 @@ func main() {
 	check(lines.Err())
 	settle()
 	check(conn.Close())
+}
+
+// channel is one in confirm mode.
+type channel struct {
+	*amqp.Channel
+	returned <-chan amqp.Return // has what came back before its confirm is there
+}
+
+func open(conn *amqp.Connection) channel {
+	ch := must(conn.Channel())
+	check(ch.Confirm(false))
+	return channel{ch, ch.NotifyReturn(make(chan amqp.Return, window))}
 }
 
 func must[T any](v T, err error) T { check(err); return v }

@@ -10,13 +10,19 @@ const shards = Number(count); // 0: the nodes find each event's
 const window = 1000; // messages on their way at once
 
 const connection = await connect(url);
-const channel = await connection.createConfirmChannel();
+const channels = new Map(); // by routing key: each stream needs one that no other stream is published on
 const returned = [];
-channel.on('return', (message) => returned.push(message)); // comes before the message's confirm
+
+const open = async (key) => {
+  const channel = await connection.createConfirmChannel();
+  channel.on('return', (message) => returned.push(message)); // comes before the message's confirm
+  channels.set(key, channel);
+  return channel;
+};
 
 // Rejects where the broker refused a message or the connection broke.
 const settle = async () => {
-  await channel.waitForConfirms();
+  for (const channel of channels.values()) await channel.waitForConfirms();
   if (returned.length) throw new Error(`came back: ${returned[0].content}`);
 };
 
@@ -24,6 +30,7 @@ let pending = 0;
 for await (const line of createInterface({ input: process.stdin })) {
   const customer = JSON.parse(line).customer_id;
   const key = shards ? String(crc32(customer) % shards) : '';
+  const channel = channels.get(key) ?? (await open(key));
   channel.publish('footfall.events', key, Buffer.from(line), { contentType: 'application/json', persistent: true, mandatory: true });
   if (++pending % window === 0) await settle();
 }
