@@ -29,7 +29,7 @@ func benchLog(b *testing.B, shards, consumers, prefetch int) *Log {
 	o.Consumers, o.Prefetch = consumers, prefetch
 	l := openLog(b, o)
 	b.Cleanup(func() { // before the log is closed
-		ch, err := l.consume[0].Channel(context.Background())
+		ch, err := l.consume[0].Channel(context.WithoutCancel(b.Context()))
 		require.NoError(b, err)
 		for s := range shards {
 			_, err := ch.QueueDelete(l.o.Topology.StreamName(s), false, false, false)
@@ -85,7 +85,7 @@ func consumeRaw(b *testing.B, l *Log, shard, from, n int) error {
 	if err != nil {
 		return err
 	}
-	defer ch.Close() //nolint:errcheck // there is nothing left to read
+	defer ch.Close()
 	if err := ch.Qos(l.o.Prefetch, 0, false); err != nil {
 		return err
 	}
@@ -117,7 +117,7 @@ func consumeReader(b *testing.B, l *Log, shard, from, n int) error {
 	if err != nil {
 		return err
 	}
-	defer r.Close() //nolint:errcheck // there is nothing left to read
+	defer r.Close()
 	var batch messages.RecordBatch
 	for got := 0; got < n; got += len(batch.Records) {
 		if err := r.Next(b.Context(), &batch); err != nil {
@@ -184,7 +184,7 @@ func BenchmarkAppend(b *testing.B) {
 	raw := func(b *testing.B, l *Log, each int) {
 		ch, err := l.publish.Channel(b.Context())
 		require.NoError(b, err)
-		defer ch.Close() //nolint:errcheck // all is confirmed
+		defer ch.Close()
 		require.NoError(b, ch.Confirm(false))
 		window := make(chan *amqp.DeferredConfirmation, 1000)
 		var wg sync.WaitGroup

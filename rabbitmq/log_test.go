@@ -1,6 +1,7 @@
 package rabbitmq
 
 import (
+	"flag"
 	"fmt"
 	"sync/atomic"
 	"testing"
@@ -40,6 +41,11 @@ func openLog(t testing.TB, o LogOptions) *Log {
 
 func TestConformance(t *testing.T) {
 	broker := sharedBroker(t)
+	if checks := flag.Lookup("rapid.checks"); !heavy() {
+		was := checks.Value.String()
+		require.NoError(t, checks.Value.Set("8")) // each opens readers, some 20 ms each
+		t.Cleanup(func() { require.NoError(t, checks.Value.Set(was)) })
+	}
 	logtest.Run(t, func(t *testing.T) logtest.Harness {
 		o := logOptions(t, broker.URL(), newTopology(4))
 		l := openLog(t, o)

@@ -130,32 +130,33 @@ func (l *Log) end(ctx context.Context, shard int) (uint64, error) {
 	}
 }
 
-// before returns the last message before an offset; none where no message before it is left.
-// There is one at or after the offset.
-func (l *Log) before(ctx context.Context, shard int, offset uint64) (p probed, ok bool, err error) {
+// before returns the last message before an offset; false where none is left. There is a
+// message at or after the offset.
+func (l *Log) before(ctx context.Context, shard int, offset uint64) (probed, bool, error) {
 	const most = 256
+	// Where there is none so near, look from further back.
 	for back := uint64(64); ; back *= 64 {
-		from := offset - min(back, offset)
-		for {
+		var last probed
+		found := false
+		for from := offset - min(back, offset); from < offset; {
 			got, err := l.probe(ctx, shard, int64(from), most)
 			if err != nil {
-				return probed{}, false, err
+				return last, false, err
 			}
+			from = offset
 			for _, g := range got {
-				if g.offset >= offset {
-					if ok || from == 0 {
-						return p, ok, nil
-					}
-					break
+				if g.offset < offset {
+					last, found, from = g, true, g.offset+1
+				} else {
+					from = offset
 				}
-				p, ok, from = g, true, g.offset+1
 			}
-			if len(got) < most || got[len(got)-1].offset >= offset {
+			if len(got) < most {
 				break
 			}
 		}
-		if ok || offset <= back {
-			return p, ok, nil
+		if found || back >= offset {
+			return last, found, nil
 		}
 	}
 }

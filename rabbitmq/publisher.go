@@ -32,7 +32,7 @@ type PublisherOptions struct {
 	// ByKey keeps the order of messages of one routing key only, and sends those that wait for
 	// one key together. A stream is written chunk by chunk, a chunk being what has come by
 	// then: where messages of many streams alternate, each is a chunk, which costs the broker
-	// twice as much to write and to read (BenchmarkBoth).
+	// twice as much to write and to read.
 	ByKey   bool
 	Logger  *slog.Logger
 	Metrics *Metrics
