@@ -25,9 +25,11 @@ type LogOptions struct {
 	Publishers int
 	// Consumers is how many connections read: 0 is 2. The shards are spread over them.
 	Consumers int
-	// Prefetch is how many messages the broker sends to a reader ahead of what it has taken:
-	// 0 is 200.
+	// Prefetch is how many messages the broker may send to a reader ahead of what it has
+	// taken: 0 is 200. Readers take fewer of large ones.
 	Prefetch int
+	// ReadAhead is about how many bytes each reader may hold that way: 0 is 4 MiB.
+	ReadAhead int
 	// Patience is how long a log that seems to have lost its end is asked again before it is
 	// called so, since a replica may lag behind: 0 is 10 s.
 	Patience time.Duration
@@ -96,6 +98,9 @@ func OpenLog(ctx context.Context, o LogOptions) (_ *Log, err error) {
 	}
 	if o.Prefetch == 0 {
 		o.Prefetch = 200
+	}
+	if o.ReadAhead == 0 {
+		o.ReadAhead = 4 << 20
 	}
 	if o.Patience == 0 {
 		o.Patience = 10 * time.Second

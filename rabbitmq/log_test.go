@@ -65,3 +65,44 @@ func TestConformance(t *testing.T) {
 		}
 	})
 }
+
+// What the broker sends ahead is bounded in bytes, however large messages are.
+func TestReadAhead(t *testing.T) {
+	o := logOptions(t, sharedBroker(t).URL(), newTopology(2))
+	o.ReadAhead = 1 << 20
+	l := openLog(t, o)
+	write := func(n, size int) {
+		records := make([]messages.Record, n)
+		for i := range records {
+			records[i] = messages.Record{Type: messages.BatchRecord, FromNode: true, Body: make([]byte, size)}
+		}
+		require.NoError(t, l.Append(t.Context(), 1, records))
+	}
+	write(100, 100<<10)
+	write(2000, 100)
+	opened, err := l.Open(t.Context(), 1, messages.Mark{})
+	require.NoError(t, err)
+	r := opened.(*reader)
+	defer r.Close()
+	var (
+		batch messages.RecordBatch
+		seen  []int
+	)
+	for next := uint64(0); next < 2100; {
+		require.NoError(t, r.Next(t.Context(), &batch))
+		for _, m := range batch.Records {
+			require.Equal(t, next, m.Offset)
+			next++
+		}
+		if n := len(seen); n == 0 || seen[n-1] != r.prefetch {
+			seen = append(seen, r.prefetch)
+		}
+	}
+	require.Equal(t, firstPrefetch, seen[0], "10 of 100 KiB are 1 MiB: not worth another consumer")
+	require.Equal(t, 200, seen[len(seen)-1])
+	write(100, 1<<20)
+	for range 100 {
+		require.NoError(t, r.Next(t.Context(), &batch))
+	}
+	require.Equal(t, leastPrefetch, r.prefetch)
+}

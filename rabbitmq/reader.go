@@ -20,6 +20,10 @@ const (
 	// silence is how long an attached reader waits for the message that it must get before it
 	// asks whether it is there. It decides nothing.
 	silence = 100 * time.Millisecond
+	// firstPrefetch is a reader's prefetch while it does not know how large messages are, and
+	// leastPrefetch where they are large.
+	firstPrefetch = 16
+	leastPrefetch = 4
 	// idleAck is how long messages may be read and not acked. The broker closes a channel
 	// after half an hour of that.
 	idleAck = time.Minute
@@ -55,6 +59,11 @@ type reader struct {
 	at   messages.Mark
 	last probed
 
+	// prefetch is how many messages the broker sends ahead. It is fixed with the consumer, so a
+	// change attaches again. mean is the recent mean size of a body; 0 before the first.
+	prefetch int
+	mean     int
+
 	// While attached.
 	ch         *amqp.Channel
 	deliveries <-chan amqp.Delivery
@@ -75,7 +84,7 @@ func (l *Log) Open(ctx context.Context, shard int, at messages.Mark) (Reader, er
 	if err := l.check(ctx, shard); err != nil {
 		return nil, err
 	}
-	r := &reader{log: l, shard: shard, stream: l.o.Topology.StreamName(shard), conn: l.conn(shard), state: &l.shards[shard], at: at}
+	r := &reader{log: l, shard: shard, stream: l.o.Topology.StreamName(shard), conn: l.conn(shard), state: &l.shards[shard], at: at, prefetch: min(firstPrefetch, l.o.Prefetch)}
 	if err := r.attach(ctx); err != nil {
 		return nil, err
 	}
@@ -166,7 +175,7 @@ func (r *reader) consume(ctx context.Context) error {
 	}
 	r.ch = ch
 	return r.conn.await(ctx, func() error {
-		if err := ch.Qos(r.log.o.Prefetch, 0, false); err != nil {
+		if err := ch.Qos(r.prefetch, 0, false); err != nil {
 			return err
 		}
 		deliveries, err := ch.Consume(r.stream, "", false, false, false, false, amqp.Table{headerOffset: int64(max(r.at.Next, 1) - 1)})
@@ -272,12 +281,29 @@ func (r *reader) Next(ctx context.Context, into *messages.RecordBatch) error {
 		r.conn.m.deliveries.Add(float64(n))
 		r.conn.m.bytes.Add(float64(bytes))
 		r.state.saw(r.at.Next)
-		if n >= r.log.o.Prefetch/2 {
+		behind := n >= max(r.prefetch/2, 2)
+		if behind {
 			r.state.behind.Store(true)
 		}
+		r.adapt(bytes/n, behind)
 		return nil // an error comes again
 	}
 	return err
+}
+
+// adapt keeps what the broker sends ahead within bounds: fewer messages where they are
+// large, more where they are small and there are more to read.
+func (r *reader) adapt(size int, behind bool) {
+	if r.mean == 0 {
+		r.mean = size
+	}
+	r.mean = (3*r.mean + size) / 4
+	most := r.log.o.Prefetch
+	want := max(min(r.log.o.ReadAhead/max(r.mean, 1), most), min(leastPrefetch, most))
+	if want < r.prefetch/2 || behind && want > r.prefetch {
+		r.detach()
+		r.prefetch = want
+	}
 }
 
 // fill takes what is there, and waits only for the first.
@@ -413,7 +439,7 @@ func (r *reader) take() {
 // ack lets the broker send more: at half of what it may send ahead, or whatever there is.
 // Readers keep no place on the broker: acks are only about credit.
 func (r *reader) ack(all bool) {
-	if r.ch == nil || r.unacked == 0 || !all && r.unacked < max(r.log.o.Prefetch/2, 1) {
+	if r.ch == nil || r.unacked == 0 || !all && r.unacked < max(r.prefetch/2, 1) {
 		return
 	}
 	r.unacked = 0
