@@ -16,13 +16,28 @@ type Config struct {
 	// Name is the node's, stable over its restarts: shards are acquired under it.
 	Name  string
 	Roles Roles
+	// Zone is where it runs, for people.
+	Zone string
 
 	HTTPListen string
 	GRPCListen string
+	// HTTPAdvertise and GRPCAdvertise are where other nodes reach these, host:port; empty means
+	// where they listen.
+	HTTPAdvertise string
+	GRPCAdvertise string
 	// DebugListen serves pprof; empty means nobody does.
 	DebugListen string
 	// Insecure allows to listen beyond loopback although nothing asks who calls.
 	Insecure bool
+
+	// ClusterListen is where the gossip is, of a node whose store is shared: see Clustered.
+	ClusterListen string
+	// ClusterAdvertise is where other nodes reach it, host:port; empty means where it listens.
+	ClusterAdvertise string
+	// ClusterJoin are members to join, host:port; all addresses of a name are tried.
+	ClusterJoin []string
+	// ClusterKeysFile holds the keys that encrypt the gossip; empty means that it is not.
+	ClusterKeysFile string
 
 	// LogDir holds the log, where it is Pebble's; else it is empty, and LogBroker is the
 	// AMQP URL of the RabbitMQ whose streams hold it.
@@ -108,6 +123,7 @@ func Default() *Config {
 		Roles:              Roles{RoleShards, RoleInference},
 		HTTPListen:         "127.0.0.1:8080",
 		GRPCListen:         "127.0.0.1:8081",
+		ClusterListen:      "127.0.0.1:7946",
 		LogDir:             "./data/log",
 		StoreDir:           "./data/store",
 		LogAge:             35 * 24 * time.Hour,
@@ -139,7 +155,7 @@ func (c *Config) Validate() error {
 	fault := func(key, reason string) {
 		faults = append(faults, Fault{Key: key, Source: c.sources[key], Reason: reason})
 	}
-	if !c.Roles.Has(RoleShards) {
+	if !c.Roles.Has(RoleShards) && !c.Clustered() {
 		fault("node.roles", "needs shards: a node on its own has nobody else who holds them")
 	}
 	for _, l := range c.listeners() {
@@ -164,6 +180,9 @@ func (c *Config) Validate() error {
 	if len(c.StoreDatabases) > 0 && c.LogBroker == "" {
 		fault("store.url", "is shared with other nodes, and the log in log.url is this node's alone: put that on RabbitMQ")
 	}
+	if len(c.ClusterJoin) > 0 && !c.Clustered() {
+		fault("cluster.join", "needs a store that the nodes share, and store.url is this node's alone: put it on PostgreSQL, and log.url on RabbitMQ")
+	}
 	if (c.LogTLS.Cert == "") != (c.LogTLS.Key == "") {
 		fault("log.tls.cert", "needs log.tls.key, and that needs it")
 	}
@@ -179,6 +198,9 @@ func (c *Config) Validate() error {
 	return nil
 }
 
+// Clustered tells whether the node is one of a cluster: its store is one that others can share.
+func (c *Config) Clustered() bool { return len(c.StoreDatabases) > 0 }
+
 // Exposed returns the keys of listeners that other machines can reach.
 func (c *Config) Exposed() []string {
 	var keys []string
@@ -193,7 +215,11 @@ func (c *Config) Exposed() []string {
 type listener struct{ key, addr string }
 
 func (c *Config) listeners() []listener {
-	return []listener{{"http.listen", c.HTTPListen}, {"grpc.listen", c.GRPCListen}, {"debug.listen", c.DebugListen}}
+	ls := []listener{{"http.listen", c.HTTPListen}, {"grpc.listen", c.GRPCListen}, {"debug.listen", c.DebugListen}}
+	if c.Clustered() {
+		ls = append(ls, listener{"cluster.listen", c.ClusterListen})
+	}
+	return ls
 }
 
 // loopback tells whether only this machine can reach an address. A host name other than

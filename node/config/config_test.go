@@ -107,7 +107,16 @@ func TestValues(t *testing.T) {
 		{"log.url", "amqp://localhost:port", "is no URL of a broker"},
 		{"log.url", "kafka://localhost", "must be pebble:DIR"},
 		{"log.url", "pebble:", "must name a directory"},
-		{"store.url", "postgres://localhost", "must be pebble:DIR"},
+		{"store.url", "mysql://localhost", "must be pebble:DIR"},
+		{"store.url", "postgres://localhost", "put that on RabbitMQ"},
+		{"http.advertise", "shop.example:80", ""},
+		{"http.advertise", "0.0.0.0:80", "must name one machine"},
+		{"grpc.advertise", ":8081", "must be HOST:PORT"},
+		{"cluster.advertise", "n1:0", "port from 1 to 65535"},
+		{"cluster.join", "n1", "must be HOST:PORT"},
+		{"cluster.join", "n1:1, n1:1", "names n1:1 twice"},
+		{"cluster.join", "n1:7946", "needs a store that the nodes share"},
+		{"cluster.listen", "0.0.0.0:7946", ""}, // nobody listens there without others
 		{"models.url", "s3://bucket", "must be file:DIR"},
 		{"node.name", "", "1 to 63 characters"},
 		{"node.name", "a b", "must be of letters"},
@@ -189,9 +198,9 @@ func TestFiles(t *testing.T) {
 }
 
 func TestUnknownVariablesAreNoticed(t *testing.T) {
-	c, err := load(t, "", []string{"FOOTFALL_CLUSTER_JOIN=a:1", "FOOTFALL_HTTP_LISTN=x", "FOOTFALL_NODE=127.0.0.1:1", "FOOTFALL_HEAVY=1", "HOME=/"})
+	c, err := load(t, "", []string{"FOOTFALL_WAREHOUSE_URL=a:1", "FOOTFALL_HTTP_LISTN=x", "FOOTFALL_NODE=127.0.0.1:1", "FOOTFALL_HEAVY=1", "HOME=/"})
 	require.NoError(t, err)
-	require.Equal(t, []string{"FOOTFALL_CLUSTER_JOIN", "FOOTFALL_HTTP_LISTN"}, c.Unknown)
+	require.Equal(t, []string{"FOOTFALL_HTTP_LISTN", "FOOTFALL_WAREHOUSE_URL"}, c.Unknown)
 }
 
 func TestAPrintedConfigurationGivesItselfAgain(t *testing.T) {

@@ -23,11 +23,19 @@ func Keys() []Key { return keys }
 var keys = []Key{
 	{"node.name", "name of this node, stable over restarts", func(c *Config) value { return &nameValue{&c.Name} }},
 	{"node.roles", "what it does: shards, inference", func(c *Config) value { return &rolesValue{&c.Roles} }},
+	{"node.zone", "where it runs, for people", func(c *Config) value { return &textValue{&c.Zone} }},
 
 	{"http.listen", "address of REST, metrics and health", func(c *Config) value { return &addrValue{p: &c.HTTPListen} }},
+	{"http.advertise", "where other nodes and people reach it; empty: where it listens", func(c *Config) value { return &reachValue{&c.HTTPAdvertise} }},
 	{"grpc.listen", "address of gRPC", func(c *Config) value { return &addrValue{p: &c.GRPCListen} }},
+	{"grpc.advertise", "where other nodes reach it; empty: where it listens", func(c *Config) value { return &reachValue{&c.GRPCAdvertise} }},
 	{"debug.listen", "address of pprof; empty: off", func(c *Config) value { return &addrValue{p: &c.DebugListen, optional: true} }},
 	{"insecure", "listen beyond loopback although nothing asks who calls", func(c *Config) value { return &boolValue{&c.Insecure} }},
+
+	{"cluster.listen", "address of gossip, where the store is shared", func(c *Config) value { return &addrValue{p: &c.ClusterListen} }},
+	{"cluster.advertise", "where other nodes reach it; empty: where it listens", func(c *Config) value { return &reachValue{&c.ClusterAdvertise} }},
+	{"cluster.join", "members to join: HOST:PORT, or a list, or a DNS name of several", func(c *Config) value { return &seedsValue{&c.ClusterJoin} }},
+	{"cluster.keys_file", "keys that encrypt the gossip; empty: it is not", func(c *Config) value { return &textValue{&c.ClusterKeysFile} }},
 
 	{"log.url", "where the log is: pebble:DIR, or RabbitMQ's URL (amqp:, amqps:)", func(c *Config) value { return &logValue{&c.LogDir, &c.LogBroker} }},
 	{"log.tls.ca", "CA of an amqps broker; empty: the machine's", func(c *Config) value { return &textValue{&c.LogTLS.CA} }},

@@ -86,6 +86,59 @@ func (v *addrValue) Set(s string) error {
 
 func (v *addrValue) String() string { return *v.p }
 
+// reachValue is an address under which others reach a listener: a host and a port that are both told.
+type reachValue struct{ p *string }
+
+func (v *reachValue) Set(s string) error {
+	if s != "" {
+		if err := reachable(s); err != nil {
+			return err
+		}
+	}
+	*v.p = s
+	return nil
+}
+
+func (v *reachValue) String() string { return *v.p }
+
+// reachable refuses what nobody could connect to.
+func reachable(s string) error {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil || host == "" {
+		return fmt.Errorf("must be HOST:PORT, not %q", s)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return fmt.Errorf("must end with a port from 1 to 65535, not %q", port)
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		return fmt.Errorf("must name one machine, and %s is all of its addresses", host)
+	}
+	return nil
+}
+
+// seedsValue lists addresses of members, each once.
+type seedsValue struct{ p *[]string }
+
+func (v *seedsValue) Set(s string) error {
+	var seeds []string
+	for seed := range strings.SplitSeq(s, ",") {
+		if seed = strings.TrimSpace(seed); seed == "" && s == "" {
+			break
+		}
+		if err := reachable(seed); err != nil {
+			return err
+		}
+		if slices.Contains(seeds, seed) {
+			return fmt.Errorf("names %s twice", seed)
+		}
+		seeds = append(seeds, seed)
+	}
+	*v.p = seeds
+	return nil
+}
+
+func (v *seedsValue) String() string { return strings.Join(*v.p, ",") }
+
 type boolValue struct{ p *bool }
 
 func (v *boolValue) Set(s string) error {
