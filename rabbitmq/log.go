@@ -21,8 +21,6 @@ type LogOptions struct {
 	// Connection is how each connection of the log is made. Its Name is not used.
 	Connection Options
 	Topology   Topology
-	// Publishers is how many channels append: 0 is 4. The shards are spread over them.
-	Publishers int
 	// Consumers is how many connections read: 0 is 2. The shards are spread over them.
 	Consumers int
 	// Prefetch is how many messages the broker may send to a reader ahead of what it has
@@ -38,7 +36,7 @@ type LogOptions struct {
 // Log is the log of every shard on RabbitMQ streams. All methods may be called from any
 // goroutine.
 //
-//	Append ─► publisher of the shard ─► default exchange ─► stream of the shard
+//	Append ─► channel of the shard ─► default exchange ─► stream of the shard
 //	             (a connection)                                │
 //	                             (connections of readers)      ▼
 //	Next ◄─ proof of each offset ◄────────────────────── consumer at an offset
@@ -64,9 +62,8 @@ type Log struct {
 	name string
 	user string
 
-	publish    *Conn
-	consume    []*Conn
-	publishers []*Publisher
+	publish *Conn
+	consume []*Conn
 
 	shards []shardState
 
@@ -86,12 +83,20 @@ type shardState struct {
 	seen atomic.Uint64
 	// behind is set by a reader that had more to read than it was sent.
 	behind atomic.Bool
+
+	mu sync.Mutex // guards publisher
+	// publisher is opened with the first append. It is the shard's own: brokers before 4.0 may
+	// lose what they have confirmed on a channel that publishes to several streams.
+	publisher *Publisher
 }
+
+// maxChannels is how many channels a broker lets a connection have.
+const maxChannels = 2000
 
 // OpenLog connects, and declares the topology. Close ends it.
 func OpenLog(ctx context.Context, o LogOptions) (_ *Log, err error) {
-	if o.Publishers == 0 {
-		o.Publishers = 4
+	if n := o.Topology.Identity.Shards; n > maxChannels {
+		return nil, fmt.Errorf("log: %d shards, and a connection may have no more than %d channels", n, maxChannels)
 	}
 	if o.Consumers == 0 {
 		o.Consumers = 2
@@ -134,15 +139,6 @@ func OpenLog(ctx context.Context, o LogOptions) (_ *Log, err error) {
 		return nil, err
 	}
 	l.user = l.publish.User()
-	for i := range o.Publishers {
-		p, err := NewPublisher(ctx, l.publish, PublisherOptions{
-			Name: "log-" + strconv.Itoa(i), ByKey: true, Logger: o.Connection.Logger, Metrics: o.Connection.Metrics,
-		})
-		if err != nil {
-			return nil, err
-		}
-		l.publishers = append(l.publishers, p)
-	}
 	l.work.Go(l.keepDeclared)
 	l.work.Go(l.watchEnds)
 	return l, nil
@@ -186,8 +182,8 @@ func (l *Log) Err() error {
 			return &messages.UnavailableError{What: "log", Reason: "no connection", Err: err}
 		}
 	}
-	if reason, blocked := l.publish.Blocked(); blocked {
-		return blockedError(reason)
+	if err := l.takes(); err != nil {
+		return err
 	}
 	if l.declared.Load() != l.consume[0].Generation() {
 		err := &messages.UnavailableError{What: "log", Reason: "its streams have not been checked since the connection came back"}
@@ -199,13 +195,51 @@ func (l *Log) Err() error {
 	return nil
 }
 
+// takes returns nil where the broker takes messages now.
+func (l *Log) takes() error {
+	if err := l.publish.Err(); err != nil {
+		return &messages.UnavailableError{What: "log", Reason: "no connection to the broker", Err: err}
+	}
+	if reason, blocked := l.publish.Blocked(); blocked {
+		return blockedError(reason)
+	}
+	return nil
+}
+
+// publisher returns that of a shard, and opens it where it is the first time.
+func (l *Log) publisher(ctx context.Context, shard int) (*Publisher, error) {
+	s := &l.shards[shard]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.publisher != nil {
+		return s.publisher, nil
+	}
+	if l.ctx.Err() != nil {
+		return nil, errLogClosed()
+	}
+	if err := l.takes(); err != nil {
+		return nil, err
+	}
+	p, err := NewPublisher(ctx, l.publish, PublisherOptions{Name: "log", Logger: l.o.Connection.Logger, Metrics: l.o.Connection.Metrics})
+	if err != nil {
+		return nil, l.readError(ctx, err)
+	}
+	s.publisher = p
+	return p, nil
+}
+
 // Close ends the log's connections. Appends and readers that wait get *messages.UnavailableError.
 // It is idempotent.
 func (l *Log) Close() error {
 	l.cancel()
 	var errs []error
-	for _, p := range l.publishers {
-		errs = append(errs, p.Close())
+	for i := range l.shards {
+		s := &l.shards[i]
+		s.mu.Lock()
+		if s.publisher != nil {
+			errs = append(errs, s.publisher.Close())
+		}
+		s.mu.Unlock()
 	}
 	for _, c := range append([]*Conn{l.publish}, l.consume...) {
 		if c != nil {
@@ -246,9 +280,12 @@ func (l *Log) Append(ctx context.Context, shard int, records []messages.Record) 
 			return fmt.Errorf("log shard %d: record %d of the append has %d bytes, more than %d", shard, i, n, MaxBody)
 		}
 	}
-	p := l.publishers[shard%len(l.publishers)]
 	if len(records) == 0 {
-		return appendError(p.Ready())
+		return l.takes()
+	}
+	p, err := l.publisher(ctx, shard)
+	if err != nil {
+		return err
 	}
 	var (
 		conf   Confirmation
