@@ -35,8 +35,9 @@ func TestPostgres(t *testing.T) {
 
 	// A killed server has all that was committed, at the same address.
 	require.NoError(t, p.Kill())
-	_, err = conn.Exec(t.Context(), "SELECT 1")
-	require.Error(t, err)
+	for err == nil { // its process may live on for a moment
+		_, err = conn.Exec(t.Context(), "SELECT 1")
+	}
 	require.NoError(t, p.Restart(t.Context()))
 	require.Equal(t, 7, query(t, url, "SELECT n FROM kept"))
 

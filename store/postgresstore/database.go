@@ -165,7 +165,9 @@ func (db *database) retryWithin(ctx context.Context, pool *pgxpool.Pool, timeout
 			return errClosed
 		}
 		if patient.Err() == nil {
-			if try > 0 || fault.reset {
+			if lost, ok := errors.AsType[*lostError](err); fault.reset || ok && lost.used && try > 0 {
+				// The others were made when that one was. Those that are being made are not given up: on a busy machine, they
+				// may take longer than a try.
 				pool.Reset()
 			}
 			db.retries.Add(1)
@@ -194,17 +196,20 @@ func (db *database) once(ctx context.Context, pool *pgxpool.Pool, timeout time.D
 	defer done()
 	conn, err := pool.Acquire(ctx)
 	if err != nil {
-		return &lostError{err}
+		return &lostError{err: err}
 	}
 	defer conn.Release()
 	if err = do(ctx, conn.Conn()); err != nil && conn.Conn().IsClosed() {
-		return &lostError{err}
+		return &lostError{err: err, used: true}
 	}
 	return err
 }
 
-// lostError says that there is no connection, or no longer.
-type lostError struct{ err error }
+// lostError says that there is no connection, or, where it was used, no longer.
+type lostError struct {
+	err  error
+	used bool
+}
 
 func (e *lostError) Error() string { return e.err.Error() }
 func (e *lostError) Unwrap() error { return e.err }

@@ -314,7 +314,7 @@ func TestServerDies(t *testing.T) {
 			}
 		})
 	}
-	for round, end := range []func() error{own.Kill, func() error { return own.Halt(t.Context()) }, own.Kill} {
+	for round, end := range []func() error{own.Kill, func() error { return own.Halt(t.Context()) }} {
 		enough(acked[0].Load() + uint64(round)*7 + 3)
 		require.NoError(t, end())
 		require.NoError(t, own.Restart(t.Context()))
@@ -347,17 +347,21 @@ func TestServerAway(t *testing.T) {
 	}
 	var unavailable *messages.UnavailableError
 	require.ErrorAs(t, err, &unavailable)
-	require.ErrorAs(t, s.Err(), &unavailable)
+	require.ErrorAs(t, s.Err(), &unavailable, "while it lasts")
 	_, err = s.Load(t.Context(), 1, epoch)
 	require.ErrorAs(t, err, &unavailable)
-	_, err = s.Renew(t.Context(), "node-a", "1", time.Second)
+	renewing, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err = s.Renew(renewing, "node-a", "1", time.Second)
 	require.ErrorAs(t, err, &unavailable)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	_, err = s.Load(ctx, 1, epoch)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	require.NoError(t, own.Restart(t.Context()))
-	require.NoError(t, s.Checkpoint(t.Context(), numbered(1, epoch, n)))
+	require.NoError(t, local.Await(t.Context(), func(ctx context.Context) error {
+		return s.Checkpoint(ctx, numbered(1, epoch, n))
+	}))
 	require.NoError(t, s.Err(), "it passes")
 }
 

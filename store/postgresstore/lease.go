@@ -116,7 +116,7 @@ func (s *Store) Renew(ctx context.Context, member, incarnation string, ttl time.
 		wg.Go(func() {
 			var sent time.Time
 			// A try that hangs must leave time for another before the lease ends.
-			errs[i] = db.retryWithin(ctx, db.lease, max(ttl/3, leastRenewal), max(ttl, leastRenewal), func(ctx context.Context, conn *pgx.Conn, _ int) error {
+			errs[i] = db.retryWithin(ctx, db.lease, max(ttl/3, leastTry), max(ttl, leastPatience), func(ctx context.Context, conn *pgx.Conn, _ int) error {
 				sent = time.Now()
 				return renew(ctx, conn, member, incarnation, ttl, fresh)
 			})
@@ -130,8 +130,11 @@ func (s *Store) Renew(ctx context.Context, member, incarnation string, ttl time.
 	return lasts, errors.Join(errs...)
 }
 
-// leastRenewal bounds how early a renewal is given up.
-const leastRenewal = 200 * time.Millisecond
+// The least time for one try of a renewal, and for all: one that comes after the lease has lapsed is of use, too.
+const (
+	leastTry      = 500 * time.Millisecond
+	leastPatience = 5 * time.Second
+)
 
 // forgetAfter is when the lease of a member that does not come back is forgotten.
 const forgetAfter = "7 days"
