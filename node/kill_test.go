@@ -1,113 +1,20 @@
 package node
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
-	"log/slog"
 	"math/rand/v2"
 	"os"
-	"os/exec"
-	"slices"
 	"strconv"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
 	"footfall/messages/footfallv1"
 )
-
-// child is a node in a process of its own, for a test to kill. It tells its parent where it
-// listens through its log, and ends with its parent: its standard input ends then.
-func child(dir string) int {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	go func() {
-		_, _ = io.Copy(io.Discard, os.Stdin) // until it ends, however it does
-		cancel()
-	}()
-	c := testConfig(dir)
-	c.MemoryBudget = 64 << 10 // so little that customers come and go
-	n, err := New(Options{
-		Config: c, Version: "v-test", Registry: prometheus.NewRegistry(),
-		Logger: slog.New(slog.NewJSONHandler(os.Stdout, nil)),
-	})
-	if err == nil {
-		err = n.Run(ctx)
-	}
-	if err != nil {
-		slog.Error("child failed", "error", err)
-		return 1
-	}
-	return 0
-}
-
-// process is a child and a client of it.
-type process struct {
-	cmd   *exec.Cmd
-	stdin io.Closer
-	conn  *grpc.ClientConn
-	// log ends when the child's output does.
-	log chan struct{}
-}
-
-func spawn(t *testing.T, dir string) *process {
-	t.Helper()
-	cmd := exec.Command(os.Args[0]) //nolint:noctx // the test ends it
-	cmd.Env = append(os.Environ(), childEnv+"="+dir)
-	cmd.Stderr = os.Stderr
-	stdin, err := cmd.StdinPipe()
-	require.NoError(t, err)
-	stdout, err := cmd.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
-	p := &process{cmd: cmd, stdin: stdin, log: make(chan struct{})}
-	lines := bufio.NewScanner(stdout)
-	for p.conn == nil && lines.Scan() {
-		var l struct{ Msg, GRPC string }
-		if json.Unmarshal(lines.Bytes(), &l) == nil && l.Msg == "listening" {
-			p.conn, err = grpc.NewClient(l.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))
-			require.NoError(t, err)
-		}
-	}
-	require.NotNil(t, p.conn, "the child ended")
-	go func() {
-		defer close(p.log)
-		for lines.Scan() {
-			if testing.Verbose() || json.Valid(lines.Bytes()) && slices.Contains([]string{"ERROR"}, level(lines.Bytes())) {
-				fmt.Fprintln(t.Output(), lines.Text())
-			}
-		}
-	}()
-	return p
-}
-
-func level(line []byte) string {
-	var l struct{ Level string }
-	_ = json.Unmarshal(line, &l) // it is valid
-	return l.Level
-}
-
-// kill ends the child as a power switch does, as far as its process is concerned.
-func (p *process) kill(t *testing.T) {
-	t.Helper()
-	require.NoError(t, p.cmd.Process.Kill())
-	p.wait()
-	require.NoError(t, p.conn.Close())
-}
-
-func (p *process) wait() {
-	<-p.log
-	_ = p.cmd.Wait() // it was killed, or the test looks at what it said
-	_ = p.stdin.Close()
-}
 
 // publisher sends numbered events of its own customers, in order, and keeps every batch
 // until it was accepted: then, and only then, it is in the log for certain.
@@ -170,7 +77,7 @@ func TestKill(t *testing.T) {
 	}
 
 	for round := range rounds {
-		p := spawn(t, dir)
+		p := spawn(t, childConfig{Dir: dir})
 		// The moment is after so many batches of this round, while the others are under way. None:
 		// while it recovers.
 		left, due := rng.IntN(120), make(chan struct{})

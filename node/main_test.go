@@ -25,12 +25,9 @@ import (
 	"footfall/node/config"
 )
 
-// childEnv makes this binary a node of its own: see kill_test.go.
-const childEnv = "FOOTFALL_TEST_CHILD"
-
 func TestMain(m *testing.M) {
-	if dir := os.Getenv(childEnv); dir != "" {
-		os.Exit(child(dir))
+	if c := os.Getenv(childEnv); c != "" {
+		os.Exit(child(c))
 	}
 	goleak.VerifyTestMain(m)
 }
