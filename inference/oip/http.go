@@ -2,8 +2,10 @@ package oip
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -146,11 +148,21 @@ func (h *Handler) infer(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// tooLarge is a body above the limit, which HTTP has a code of its own for.
+type tooLarge struct{ limit int64 }
+
+func (e *tooLarge) Error() string {
+	return fmt.Sprintf("body: is larger than %d bytes: send several requests", e.limit)
+}
+
+// GRPCStatus is what gRPC says of a message that is too large.
+func (e *tooLarge) GRPCStatus() *status.Status { return status.New(codes.ResourceExhausted, e.Error()) }
+
 func bodyError(err error) error {
-	var tooLarge *http.MaxBytesError
+	if large, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return &tooLarge{large.Limit}
+	}
 	switch {
-	case errors.As(err, &tooLarge):
-		return err
 	case status.Code(err) != codes.Unknown:
 		return err
 	case errors.Is(err, io.ErrUnexpectedEOF):
@@ -166,12 +178,10 @@ type problem struct {
 
 // fail answers with an error in the protocol's form.
 func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
-	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) {
-		writeJSON(w, http.StatusRequestEntityTooLarge, problem{"body: is larger than " + strconv.FormatInt(tooLarge.Limit, 10) + " bytes: send several requests"})
-		return
+	s, code := status.Convert(err), 0
+	if _, large := errors.AsType[*tooLarge](err); large {
+		code = http.StatusRequestEntityTooLarge
 	}
-	s := status.Convert(err)
 	for _, detail := range s.Details() {
 		if d, ok := detail.(*errdetails.RetryInfo); ok {
 			w.Header().Set("Retry-After", strconv.Itoa(int((d.GetRetryDelay().AsDuration()+time.Second-1)/time.Second)))
@@ -180,7 +190,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if s.Code() == codes.Internal || s.Code() == codes.Unknown {
 		h.Log.Error("call failed", "method", r.Method+" "+r.URL.Path, "error", err)
 	}
-	writeJSON(w, runtime.HTTPStatusFromCode(s.Code()), problem{s.Message()})
+	writeJSON(w, cmp.Or(code, runtime.HTTPStatusFromCode(s.Code())), problem{s.Message()})
 }
 
 func writeJSON(w http.ResponseWriter, code int, v any) {

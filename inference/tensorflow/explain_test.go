@@ -124,6 +124,27 @@ func BenchmarkExplain(b *testing.B) {
 			report(b, waits)
 		})
 	}
+	// Beside shards that have all models score 512 rows after the other.
+	b.Run("churn_risk beside shards", func(b *testing.B) {
+		contract := c.contract(b, "churn_risk")
+		shards := inference.Request{Rows: 512, Features: slices.Repeat(features, 512), Sequences: slices.Repeat(sequence, 512)}
+		ended := make(chan struct{})
+		shards.Reply = func(inference.Reply) {
+			if b.Context().Err() != nil || !c.Device.Score(&shards) {
+				close(ended)
+			}
+		}
+		require.True(b, c.Device.Score(&shards))
+		waits := make([]time.Duration, 0, b.N)
+		for b.Loop() {
+			start := time.Now()
+			_, err := inference.Explain(b.Context(), contract, layout, features, sequence, c.Score)
+			require.NoError(b, err)
+			waits = append(waits, time.Since(start))
+		}
+		report(b, waits)
+		b.Cleanup(func() { <-ended })
+	})
 	// What the days of a sequence would cost, each one player: as many rows as of ten features.
 	b.Run("purchase_sequence by days", func(b *testing.B) {
 		rows := slices.Repeat(sequence, 1<<10)
