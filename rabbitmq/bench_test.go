@@ -39,12 +39,12 @@ func benchLog(b *testing.B, shards, consumers, prefetch int) *Log {
 	return l
 }
 
-// load appends n records of 300 bytes to each shard.
-func load(b *testing.B, l *Log, n int) {
+// load appends n records of a size to each shard.
+func load(b *testing.B, l *Log, n, size int) {
 	const each = 250
 	records := make([]messages.Record, each)
 	for i := range records {
-		records[i] = messages.Record{Type: messages.EventRecord, FromNode: true, Time: 1, Body: make([]byte, 300)}
+		records[i] = messages.Record{Type: messages.EventRecord, FromNode: true, Time: 1, Body: make([]byte, size)}
 	}
 	var wg sync.WaitGroup
 	for s := range l.shards {
@@ -160,18 +160,19 @@ func measure(b *testing.B, l *Log, each int, f func()) {
 
 // BenchmarkDrain compares readers with what amqp091-go can do, message by message.
 func BenchmarkDrain(b *testing.B) {
-	const total = 128_000
-	for _, shards := range []int{16, 64} {
-		l := benchLog(b, shards, 2, 200)
-		load(b, l, total/shards)
-		for _, name := range []string{"raw", "reader"} {
-			b.Run(fmt.Sprintf("streams=%d/%s", shards, name), func(b *testing.B) {
-				measure(b, l, total, func() {
-					for range b.N {
-						consume(b, l, 0, total/shards, name == "raw")
-					}
+	for _, c := range []struct{ size, total int }{{300, 128_000}, {30_000, 12_800}} {
+		for _, shards := range []int{16, 64} {
+			l := benchLog(b, shards, 2, 200)
+			load(b, l, c.total/shards, c.size)
+			for _, name := range []string{"raw", "reader"} {
+				b.Run(fmt.Sprintf("bytes=%d/streams=%d/%s", c.size, shards, name), func(b *testing.B) {
+					measure(b, l, c.total, func() {
+						for range b.N {
+							consume(b, l, 0, c.total/shards, name == "raw")
+						}
+					})
 				})
-			})
+			}
 		}
 	}
 }

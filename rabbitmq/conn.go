@@ -82,6 +82,9 @@ type Conn struct {
 	mu    sync.Mutex
 	state atomic.Pointer[connState]
 
+	// turn is had by the publisher that writes.
+	turn sync.Mutex
+
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	work   sync.WaitGroup // the loop, and calls that outlive who made them

@@ -83,15 +83,21 @@ type shardState struct {
 	seen atomic.Uint64
 	// behind is set by a reader that had more to read than it was sent.
 	behind atomic.Bool
+	// size is the mean size of bodies that its last reader has seen.
+	size atomic.Int64
 
-	mu sync.Mutex // guards publisher
-	// publisher is opened with the first append. It is the shard's own: brokers before 4.0 may
-	// lose what they have confirmed on a channel that publishes to several streams.
-	publisher *Publisher
+	// publisher is opened with the first append, by whoever has opening. It is the shard's own:
+	// brokers before 4.0 may lose what they have confirmed on a channel that publishes to
+	// several streams.
+	publisher atomic.Pointer[Publisher]
+	opening   chan struct{}
 }
 
 // maxChannels is how many channels a broker lets a connection have.
 const maxChannels = 2000
+
+// window is how many messages of a shard may be on their way.
+const window = 256
 
 // OpenLog connects, and declares the topology. Close ends it.
 func OpenLog(ctx context.Context, o LogOptions) (_ *Log, err error) {
@@ -114,6 +120,9 @@ func OpenLog(ctx context.Context, o LogOptions) (_ *Log, err error) {
 		o.Connection.After = time.After
 	}
 	l := &Log{o: o, log: logger(o.Connection.Logger), shards: make([]shardState, max(o.Topology.Identity.Shards, 0))}
+	for i := range l.shards {
+		l.shards[i].opening = make(chan struct{}, 1)
+	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -209,10 +218,17 @@ func (l *Log) takes() error {
 // publisher returns that of a shard, and opens it where it is the first time.
 func (l *Log) publisher(ctx context.Context, shard int) (*Publisher, error) {
 	s := &l.shards[shard]
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.publisher != nil {
-		return s.publisher, nil
+	if p := s.publisher.Load(); p != nil {
+		return p, nil
+	}
+	select {
+	case s.opening <- struct{}{}:
+		defer func() { <-s.opening }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	if p := s.publisher.Load(); p != nil {
+		return p, nil
 	}
 	if l.ctx.Err() != nil {
 		return nil, errLogClosed()
@@ -220,11 +236,13 @@ func (l *Log) publisher(ctx context.Context, shard int) (*Publisher, error) {
 	if err := l.takes(); err != nil {
 		return nil, err
 	}
-	p, err := NewPublisher(ctx, l.publish, PublisherOptions{Name: "log", Logger: l.o.Connection.Logger, Metrics: l.o.Connection.Metrics})
+	p, err := NewPublisher(ctx, l.publish, PublisherOptions{
+		Name: "log", Window: window, Logger: l.o.Connection.Logger, Metrics: l.o.Connection.Metrics,
+	})
 	if err != nil {
 		return nil, l.readError(ctx, err)
 	}
-	s.publisher = p
+	s.publisher.Store(p)
 	return p, nil
 }
 
@@ -233,14 +251,6 @@ func (l *Log) publisher(ctx context.Context, shard int) (*Publisher, error) {
 func (l *Log) Close() error {
 	l.cancel()
 	var errs []error
-	for i := range l.shards {
-		s := &l.shards[i]
-		s.mu.Lock()
-		if s.publisher != nil {
-			errs = append(errs, s.publisher.Close())
-		}
-		s.mu.Unlock()
-	}
 	for _, c := range append([]*Conn{l.publish}, l.consume...) {
 		if c != nil {
 			errs = append(errs, c.Close())

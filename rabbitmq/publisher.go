@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,13 +27,8 @@ type PublisherOptions struct {
 	// error. It is for whoever needs order across failures: nothing that was given later
 	// is stored where something before it may be missing, but for what had been sent by then.
 	OneChannel bool
-	// ByKey keeps the order of messages of one routing key only, and sends those that wait for
-	// one key together. A stream is written chunk by chunk, a chunk being what has come by
-	// then: where messages of many streams alternate, each is a chunk, which costs the broker
-	// twice as much to write and to read.
-	ByKey   bool
-	Logger  *slog.Logger
-	Metrics *Metrics
+	Logger     *slog.Logger
+	Metrics    *Metrics
 }
 
 // Publisher publishes on one channel in confirm mode. All methods may be called from any
@@ -55,7 +48,10 @@ type PublisherOptions struct {
 //     was sent and lost may be stored or not; nobody can know.
 //  3. What waits in the queue when a channel is lost fails with it and is not sent on the
 //     next: its caller decides, in order.
-//  4. A returned message is told from the confirmed by itself: the broker sends it back
+//  4. Publishers of one connection take turns, with all that waits. A stream is written in
+//     chunks, a chunk being what has come by then: where messages of many streams alternate,
+//     each becomes a chunk, which costs the broker twice as much to write and to read.
+//  5. A returned message is told from the confirmed by itself: the broker sends it back
 //     before it confirms it, and returns come in the order of sending.
 type Publisher struct {
 	conn *Conn
@@ -364,6 +360,7 @@ func (p *Publisher) serve(ch *amqp.Channel) error {
 		returns:   ch.NotifyReturn(make(chan amqp.Return, p.o.Window+2)),
 		closes:    ch.NotifyClose(make(chan *amqp.Error, 1)),
 		unsettled: make(chan *sending, p.o.Window),
+		room:      make(chan struct{}, p.o.Window),
 		refused:   make(chan error, 1),
 	}
 	var settler sync.WaitGroup
@@ -384,34 +381,32 @@ type life struct {
 	returns   chan amqp.Return
 	closes    chan *amqp.Error
 	unsettled chan *sending
+	room      chan struct{} // holds one for each message of the window
 	refused   chan error
 
 	// The settler's: returns that no message was found for yet.
 	returned []amqp.Return
 }
 
-// write sends what comes out of the queue.
+// write sends what comes out of the queue, as far as the window has room.
 func (l *life) write() error {
-	var batch []*sending
 	for {
 		select {
-		case s := <-l.p.queue:
-			batch = l.gather(append(batch[:0], s))
-			for i, s := range batch {
-				if err := l.send(s); err != nil {
-					l.p.refusing.Store(&err)
-					for _, s := range batch[i+1:] {
-						s.conf.settle(1, l.p.refusal(s))
-					}
-					return err
-				}
-			}
-			clear(batch)
+		case l.room <- struct{}{}:
 		case e := <-l.closes:
-			if e == nil {
-				e = amqp.ErrClosed
+			return l.lost(e)
+		case err := <-l.refused:
+			return err
+		case <-l.p.stopped:
+			return errClosed
+		}
+		select {
+		case s := <-l.p.queue:
+			if err := l.sendRun(s); err != nil {
+				return err
 			}
-			return e
+		case e := <-l.closes:
+			return l.lost(e)
 		case err := <-l.refused:
 			return err
 		case <-l.p.stopped:
@@ -420,28 +415,36 @@ func (l *life) write() error {
 	}
 }
 
-// gather takes what else waits, and brings messages of one key together.
-func (l *life) gather(batch []*sending) []*sending {
-	if !l.p.o.ByKey {
-		return batch
-	}
-	for len(batch) < l.p.o.Window {
-		select {
-		case s := <-l.p.queue:
-			batch = append(batch, s)
-			continue
-		default:
+// sendRun sends a message, for which there is room, and those that wait behind it, while the
+// other publishers of the connection wait: else their messages would alternate with these.
+func (l *life) sendRun(s *sending) error {
+	l.p.conn.turn.Lock()
+	defer l.p.conn.turn.Unlock()
+	for range maxRun {
+		if err := l.send(s); err != nil {
+			return err
 		}
-		break
+		if len(l.p.queue) == 0 { // nobody else takes from it
+			return nil
+		}
+		select {
+		case l.room <- struct{}{}:
+		default:
+			return nil
+		}
+		s = <-l.p.queue
 	}
-	slices.SortStableFunc(batch, func(a, b *sending) int { return strings.Compare(a.key, b.key) })
-	return batch
+	return l.send(s)
 }
 
-// send writes a message, and waits for room in the window.
+// maxRun bounds what is sent in one turn.
+const maxRun = 64
+
+// send writes a message.
 func (l *life) send(s *sending) (err error) {
 	if s.conf.failure.Load() != nil {
 		// One that it belongs to has failed: it must not come after a hole.
+		<-l.room
 		s.conf.settle(1, nil)
 		return nil
 	}
@@ -453,13 +456,15 @@ func (l *life) send(s *sending) (err error) {
 		return l.why(err)
 	}
 	l.p.m.unconfirmed.Inc()
-	select {
-	case l.unsettled <- s:
-		return nil
-	case <-l.p.stopped:
-		l.fail(s, errClosed)
-		return errClosed
+	l.unsettled <- s // has room where the window has
+	return nil
+}
+
+func (l *life) lost(e *amqp.Error) error {
+	if e == nil {
+		return amqp.ErrClosed
 	}
+	return e
 }
 
 // why prefers the broker's own words to what the write saw of it.
@@ -484,6 +489,7 @@ func (l *life) fail(s *sending, why error) {
 func (l *life) settle() {
 	for s := range l.unsettled {
 		<-s.confirm.Done()
+		<-l.room
 		var err error
 		switch {
 		case s.confirm.Acked():

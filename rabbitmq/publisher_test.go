@@ -92,8 +92,8 @@ func TestPublisherKeepsOrder(t *testing.T) {
 
 // Some keys lead nowhere: exactly those messages come back, each from its own Wait.
 func TestPublisherTellsReturned(t *testing.T) {
-	for _, byKey := range []bool{false, true} {
-		r := newPublisherRig(t, sharedBroker(t).URL(), PublisherOptions{Window: 50, ByKey: byKey})
+	for _, window := range []int{1, 50} {
+		r := newPublisherRig(t, sharedBroker(t).URL(), PublisherOptions{Window: window})
 		var wg sync.WaitGroup
 		for g := range 4 {
 			wg.Go(func() {

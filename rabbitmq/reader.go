@@ -85,6 +85,9 @@ func (l *Log) Open(ctx context.Context, shard int, at messages.Mark) (Reader, er
 		return nil, err
 	}
 	r := &reader{log: l, shard: shard, stream: l.o.Topology.StreamName(shard), conn: l.conn(shard), state: &l.shards[shard], at: at, prefetch: min(firstPrefetch, l.o.Prefetch)}
+	if r.mean = int(r.state.size.Load()); r.mean > 0 {
+		r.prefetch = r.fitting()
+	}
 	if err := r.attach(ctx); err != nil {
 		return nil, err
 	}
@@ -298,8 +301,8 @@ func (r *reader) adapt(size int, behind bool) {
 		r.mean = size
 	}
 	r.mean = (3*r.mean + size) / 4
-	most := r.log.o.Prefetch
-	want := max(min(r.log.o.ReadAhead/max(r.mean, 1), most), min(leastPrefetch, most))
+	r.state.size.Store(int64(r.mean))
+	want := r.fitting()
 	if want < r.prefetch/2 || behind && want > r.prefetch {
 		r.detach()
 		r.prefetch = want
@@ -373,6 +376,12 @@ func (r *reader) left(ctx context.Context, found uint64, into *messages.RecordBa
 		r.at = messages.Mark{Next: f.Offset + 1, Sum: f.Sum}
 	}
 	return nil
+}
+
+// fitting is how many messages of the recent size may be sent ahead.
+func (r *reader) fitting() int {
+	most := r.log.o.Prefetch
+	return max(min(r.log.o.ReadAhead/max(r.mean, 1), most), min(leastPrefetch, most))
 }
 
 // receive holds the next delivery. It attaches where it is away, and waits where it may.
