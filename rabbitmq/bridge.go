@@ -15,9 +15,12 @@ import (
 )
 
 const (
+	// bridgePrefetch is how many messages the broker gives before it has an ack for the first. It
+	// is that of every bridge of a queue: see the fourth invariant of [Bridge].
+	bridgePrefetch = maxUnsettled
 	// bridgeConfirms is how many messages may be sent and not confirmed yet.
 	bridgeConfirms = 1024
-	// stallPatience is how long the broker may leave all unanswered that was published.
+	// stallPatience is how long the broker may leave a call unanswered, or all that is published.
 	stallPatience = 5 * time.Second
 	// leavePatience is how long an end waits for what is on its way.
 	leavePatience = 2 * time.Second
@@ -72,18 +75,17 @@ type BridgeOptions struct {
 //     message reaches a stream any more when it is given to another consumer.
 //  4. Nothing is given back by nack or requeue, which would change the order. Hand-over, and
 //     the answer to every failure, is to close the channels: messages return to the head of the
-//     queue, in order. A broker that leaves something unanswered has failed, too.
+//     queue, in order. (They go behind others that have returned before: there are none, since
+//     each consumer's prefetch takes all that the one before could give back.) A broker that
+//     leaves something unanswered has failed, too.
 //  5. Streams are reached by name through the default exchange, mandatory. Through the events
 //     exchange a message of a shard that is not bound would come back to the queue, confirmed.
 //  6. What is wrong with a message never stops the ones behind it. What is wrong with the
 //     broker, such as a stream that is missing, does: no message is given up for that.
 type Bridge struct {
-	o   BridgeOptions
-	log *slog.Logger
-
-	// The goroutine's of Run.
-	split *splitter
-	width width
+	o     BridgeOptions
+	log   *slog.Logger
+	split *splitter // the goroutine's of Run
 
 	channel                            atomic.Pointer[amqp.Channel] // nil while away
 	state                              atomic.Int32
@@ -150,7 +152,6 @@ func NewBridge(o BridgeOptions) (*Bridge, error) {
 		o:     o,
 		log:   logger(o.Logger).With("queue", o.Topology.UnshardedName()),
 		split: newSplitter(rules, o.Topology.UnshardedName()),
-		width: newWidth(rules.Shards),
 	}, nil
 }
 
@@ -232,13 +233,13 @@ func (b *Bridge) consume(ctx context.Context, o *outlets, first bool) (again boo
 	switch gen := b.o.Conn.Generation(); {
 	case first:
 		o.gen = gen
-		if err := b.checkStreams(ch); err != nil {
+		if err := b.checkStreams(ctx, ch); err != nil {
 			return false, err
 		}
 	case o.gen != gen:
 		return false, amqp.ErrClosed
 	}
-	s, err := b.attach(ch, o)
+	s, err := b.attach(ctx, ch, o)
 	if err != nil {
 		return false, err
 	}

@@ -2,6 +2,7 @@ package rabbitmq
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -96,7 +97,7 @@ func (o *outlets) open(ctx context.Context, place int, exchange, key string) (*o
 	if o.conn.Generation() != o.gen {
 		return nil, amqp.ErrClosed
 	}
-	return out, ch.Confirm(false)
+	return out, o.conn.call(ctx, func() error { return ch.Confirm(false) })
 }
 
 // close closes all of them. When it returns nothing that was sent is still on its way.
@@ -118,3 +119,17 @@ func (c *Conn) endChannel(ch *amqp.Channel) {
 		c.drop()
 	}
 }
+
+// call makes a call of amqp091-go, which would wait for ever: a broker that begins may leave one
+// unanswered. Then its connection is ended.
+func (c *Conn) call(ctx context.Context, call func() error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, stallPatience, errNoAnswer)
+	defer cancel()
+	err := c.await(ctx, call, nil)
+	if errors.Is(err, errNoAnswer) {
+		c.drop()
+	}
+	return err
+}
+
+var errNoAnswer = errors.New("the broker does not answer")

@@ -60,26 +60,34 @@ type flight struct {
 }
 
 // attach makes a channel the bridge's: from here on it may get messages.
-func (b *Bridge) attach(ch *amqp.Channel, o *outlets) (*bridgeSession, error) {
+func (b *Bridge) attach(ctx context.Context, ch *amqp.Channel, o *outlets) (*bridgeSession, error) {
 	t := b.o.Topology
-	s := &bridgeSession{b: b, outlets: o, ch: ch, out: &split{}, recent: newRecentPieces(t.Identity.Shards, b.width.prefetch())}
+	s := &bridgeSession{b: b, outlets: o, ch: ch, out: &split{}, recent: newRecentPieces(t.Identity.Shards, bridgePrefetch)}
 	s.closes = ch.NotifyClose(make(chan *amqp.Error, 1))
-	if err := ch.Qos(len(s.recent.messages), 0, false); err != nil {
-		return nil, err
-	}
-	var err error
-	if s.deliveries, err = ch.Consume(t.UnshardedName(), "", false, false, false, false, nil); err != nil {
+	consuming := make(chan (<-chan amqp.Delivery), 1)
+	if err := b.o.Conn.call(ctx, func() error {
+		if err := ch.Qos(bridgePrefetch, 0, false); err != nil {
+			return err
+		}
+		deliveries, err := ch.Consume(t.UnshardedName(), "", false, false, false, false, nil)
+		consuming <- deliveries
+		return err
+	}); err != nil {
 		return nil, declareError("queue", t.UnshardedName(), err)
 	}
+	s.deliveries = <-consuming
 	return s, nil
 }
 
 // checkStreams finds a stream that is missing before any message is taken for it. Else, declared
 // between two messages, it would get the second without the first.
-func (b *Bridge) checkStreams(ch *amqp.Channel) error {
+func (b *Bridge) checkStreams(ctx context.Context, ch *amqp.Channel) error {
 	for shard := range b.o.Topology.Identity.Shards {
 		name := b.o.Topology.StreamName(shard)
-		if _, err := ch.QueueDeclarePassive(name, true, false, false, false, nil); err != nil {
+		if err := b.o.Conn.call(ctx, func() error {
+			_, err := ch.QueueDeclarePassive(name, true, false, false, false, nil)
+			return err
+		}); err != nil {
 			return declareError("stream", name, err)
 		}
 	}
@@ -153,7 +161,7 @@ const notYet = ^uint64(0)
 
 var (
 	errConsumerLost = errors.New("the broker ended the consumer: the queue was deleted, or its node went away")
-	errStalled      = errors.New("the broker does not answer what is published")
+	errStalled      = errors.New("the broker does not confirm what is published")
 )
 
 // working says that something of the message at work is still to be sent.
@@ -167,13 +175,10 @@ func (s *bridgeSession) take(d *amqp.Delivery) {
 	s.out = s.b.split.split(source{contentType: d.ContentType, encoding: d.ContentEncoding, name: d.Type, body: d.Body})
 	s.pieces, s.rejects = 0, 0
 	if !s.recent.add(d.DeliveryTag, s.out.pieces) {
-		// That those before it are gone from the queue is known when a new channel gets it first.
+		// Messages of so many pieces are rare. That those before it are gone from the queue is
+		// known when another channel gets it first.
 		s.out, s.leaving = &split{}, renewing
-		s.b.width.trouble()
 		return
-	}
-	if s.b.width.took(len(d.Body)) {
-		s.leaving = renewing
 	}
 	f := flight{
 		tag:    d.DeliveryTag,

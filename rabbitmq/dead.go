@@ -22,8 +22,9 @@ import (
 //
 //  1. A letter is in the queue until a visitor has said that it can go, and that is acked. A
 //     failure at any line leaves it there, or brings it there twice with the same ID.
-//  2. Letters keep their order, whatever visitors did between: who visits takes them without
-//     ack, and gives those that stay back by closing the channel.
+//  2. Letters keep their order, whatever visitors did between: who visits consumes them without
+//     ack, and gives those that stay back by closing the channel. (Where a visitor dies, those
+//     in different windows of its visit may change places.)
 //  3. Letters that others put there, a policy of the broker among them, are shown with what
 //     can be known of them. Only what a node has put there is believed to have the ID that it
 //     says; the ID of any other is a digest.
@@ -36,17 +37,22 @@ type DeadQueue struct {
 // DeadQueueOptions says where the queue is.
 type DeadQueueOptions struct {
 	Topology Topology
-	// Publisher is for Put, Conn for visits, with the nodes' user both.
+	// Publisher is for Put, Conn for visits, with the nodes' user both. A broker that answers
+	// nothing loses the connection.
 	Publisher *Publisher
 	Conn      *Conn
-	// Now is time.Now where it is nil.
-	Now func() time.Time
+	// Now and After are time.Now and time.After where they are nil.
+	Now   func() time.Time
+	After func(time.Duration) <-chan time.Time
 }
 
 // NewDeadQueue makes a queue of one that has been declared.
 func NewDeadQueue(o DeadQueueOptions) *DeadQueue {
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.After == nil {
+		o.After = time.After
 	}
 	return &DeadQueue{o: o, visiting: make(chan struct{}, 1)}
 }
