@@ -188,7 +188,6 @@ func TestClientOfOtherServers(t *testing.T) {
 
 	var unusable *ServerError
 	for want, answer := range map[string]*pb.ModelInferResponse{
-		`it has no output "y"`:                                  {},
 		`its output is [3 1], and one value for each of 2 rows`: out("FP32", &pb.InferTensorContents{Fp32Contents: make([]float32, 3)}, 3, 1),
 		`its output is [2 2], and`:                              out("FP32", &pb.InferTensorContents{Fp32Contents: make([]float32, 4)}, 2, 2),
 		`its output is [2 1 1], and`:                            out("FP32", &pb.InferTensorContents{Fp32Contents: make([]float32, 2)}, 2, 1, 1),
@@ -200,6 +199,7 @@ func TestClientOfOtherServers(t *testing.T) {
 		`the value of row 1 is NaN, which is not finite`:        out("FP32", &pb.InferTensorContents{Fp32Contents: []float32{0, float32(math.NaN())}}, 2, 1),
 		`the value of row 0 is +Inf, which is not finite`:       out("FP64", &pb.InferTensorContents{Fp64Contents: []float64{1e300, 0}}, 2, 1),
 		`it names version "6", and "7" was asked`:               {ModelVersion: "6"},
+		`it has no output "y"`:                                  {ModelVersion: "7"},
 	} {
 		f.answer = answer
 		r := rows("m", 1, 2)

@@ -8,8 +8,7 @@ import json
 import sys
 
 import numpy as np
-import tritonclient.grpc as grpc
-import tritonclient.http as http
+from tritonclient import grpc, http
 from tritonclient.utils import InferenceServerException
 
 
