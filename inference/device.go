@@ -187,7 +187,7 @@ func Start(ctx context.Context, config Config) (*Device, error) {
 		})
 	}
 	// A fault of the actor's own leaves its state as it is: nothing else has the requests.
-	g := &gatherer{device: d, set: d.loaded}
+	g := &gatherer{device: d, set: d.loaded, credit: countedRows}
 	d.pid = d.System.Root.SpawnPrefix(
 		actor.PropsFromProducer(func() actor.Actor { return g }, actor.WithGuardian(actor.RestartingSupervisorStrategy())),
 		"inference-"+d.Device+"-")

@@ -24,6 +24,13 @@ type (
 	closing struct{}
 )
 
+// Looking at every input of every row may cost as much as a small model. So that many rows a
+// second are counted, and as many more at once; past that one batch of so many counts for all.
+const (
+	countedRows = 50_000
+	sampleEvery = 16
+)
+
 // gatherer is the actor: it gathers requests into batches and hands these to workers. It
 // computes nothing itself, so that gathering goes on while batches run.
 //
@@ -47,6 +54,11 @@ type gatherer struct {
 	// running are the batches that workers have.
 	running []*batch
 	spare   []*batch
+	// credit is how many rows may still be counted once each, as of then; batches numbers
+	// those beyond.
+	credit   float64
+	credited time.Time
+	batches  int
 	// watching is set while the watch's timer runs, or its message is on its way.
 	watching  bool
 	stopWatch func()
@@ -131,7 +143,25 @@ func (g *gatherer) take() *batch {
 		n++
 	}
 	g.forget(n, b.rows)
+	b.weight = g.weight(b.rows)
 	return b
+}
+
+// weight says how often a batch's rows are counted as inputs: once, while there is credit.
+func (g *gatherer) weight(rows int) int {
+	now := g.device.Clock.Now()
+	if !g.credited.IsZero() {
+		g.credit += now.Sub(g.credited).Seconds() * countedRows
+	}
+	g.credit, g.credited = min(g.credit, countedRows), now
+	if g.credit >= float64(rows) {
+		g.credit -= float64(rows)
+		return 1
+	}
+	if g.batches++; g.batches%sampleEvery == 0 {
+		return sampleEvery
+	}
+	return 0
 }
 
 // forget takes the n oldest requests, of so many rows, out of what waits.

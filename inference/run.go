@@ -125,6 +125,9 @@ type batch struct {
 	// faulty are the models whose sessions are at fault, not the rows.
 	faulty []bool
 
+	// weight is how often its rows are counted as inputs; 0 where others count for them.
+	weight int
+
 	// since is when the run under way began, in nanoseconds; 0 between runs.
 	since atomic.Int64
 	// claimed is set by whoever answers the requests.
@@ -225,20 +228,20 @@ func (b *batch) blame() *DeviceError {
 
 // count adds the batch's rows to what models were fed. Rows for all of them are looked at once.
 func (b *batch) count() {
-	if len(b.set.tallies) == 0 {
+	if len(b.set.tallies) == 0 || b.weight == 0 {
 		return
 	}
 	all := func(r *Request) bool { return r.Model == "" && !r.Synthetic }
 	b.eachPart(all, func(in Batch, _ int) {
 		for i := range b.set.tallies {
-			b.set.tallies[i].count(in, "")
+			b.set.tallies[i].count(in, "", b.weight)
 		}
 	})
 	for _, s := range b.set.models {
 		own := func(r *Request) bool { return r.Model != "" && !r.Synthetic && r.wants(s) && r.lacks(s) == nil }
 		b.eachPart(own, func(in Batch, _ int) {
 			for i := range b.set.tallies {
-				b.set.tallies[i].count(in, s.contract.Name)
+				b.set.tallies[i].count(in, s.contract.Name, b.weight)
 			}
 		})
 	}

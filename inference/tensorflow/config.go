@@ -25,8 +25,9 @@ type Options struct {
 	// IntraOp is the threads that share one operation. Unless set, all cores but one: the
 	// rest of the process, above all its heartbeats, must not wait for models.
 	IntraOp int
-	// InterOp is the threads that run operations beside each other; IntraOp unless set.
-	// Below 0, each run stays on the thread that called it.
+	// InterOp is the threads that run operations beside each other. Below 0, and unless set,
+	// each run stays on the thread that called it: for small models the change of threads
+	// costs as much as the run, and what there is to run at once are batches.
 	InterOp int
 	GPU     GPU
 }
@@ -63,7 +64,7 @@ var (
 // New returns a runner.
 func New(o Options) (*Runner, error) {
 	o.IntraOp = cmp.Or(o.IntraOp, max(1, runtime.GOMAXPROCS(0)-1))
-	o.InterOp = cmp.Or(o.InterOp, o.IntraOp)
+	o.InterOp = cmp.Or(o.InterOp, -1)
 	switch {
 	case o.IntraOp < 1 || o.IntraOp > 1024 || o.InterOp < -1 || o.InterOp > 1024:
 		return nil, fmt.Errorf("tensorflow: threads: intra-op %d and inter-op %d are not from 1 to 1024 (inter-op may be -1)", o.IntraOp, o.InterOp)
