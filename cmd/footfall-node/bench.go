@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/spf13/pflag"
 
 	"footfall/actors"
+	"footfall/inference"
 	"footfall/inference/tensorflow"
 	"footfall/node"
 	"footfall/node/bench"
@@ -38,7 +41,11 @@ func runBench(ctx context.Context, args []string, out, errs io.Writer) int {
 		Dir: *dir, Quick: *quick,
 		Progress: func(text string) { fmt.Fprintln(errs, text) },
 		Scorer: func(ctx context.Context, names ...string) (actors.Scorer, func() error, error) {
-			return startModels(ctx, *models, names)
+			return startModels(ctx, *models, names, config.Default().InferenceThreads)
+		},
+		Raw: rawModels{*models},
+		Part: func(ctx context.Context, cores []int, what bench.Part) (*bench.Running, error) {
+			return startPart(ctx, *models, cores, what)
 		},
 	}
 	if err := s.Run(ctx, flags.Args()...); err != nil {
@@ -53,7 +60,7 @@ func runBench(ctx context.Context, args []string, out, errs io.Writer) int {
 }
 
 // startModels serves only the named ones of the models in dir.
-func startModels(ctx context.Context, dir string, names []string) (_ actors.Scorer, done func() error, err error) {
+func startModels(ctx context.Context, dir string, names []string, threads int) (_ actors.Scorer, done func() error, err error) {
 	only, err := os.MkdirTemp("", "bench-models-")
 	if err != nil {
 		return nil, nil, err
@@ -69,7 +76,7 @@ func startModels(ctx context.Context, dir string, names []string) (_ actors.Scor
 			return nil, nil, fmt.Errorf("model %s: %w", name, err)
 		}
 	}
-	runner, err := tensorflow.New(tensorflow.Options{IntraOp: config.Default().InferenceThreads})
+	runner, err := tensorflow.New(tensorflow.Options{IntraOp: threads})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -78,4 +85,67 @@ func startModels(ctx context.Context, dir string, names []string) (_ actors.Scor
 		return nil, nil, err
 	}
 	return scorer, func() error { return errors.Join(stop(), remove()) }, nil
+}
+
+// rawModels opens models without the actors around them.
+type rawModels struct{ dir string }
+
+func (m rawModels) Open(ctx context.Context, model string) (inference.Session, error) {
+	dir := filepath.Join(m.dir, model, "1")
+	c, err := inference.ReadContract(dir)
+	if err != nil {
+		return nil, err
+	}
+	runner, err := tensorflow.New(tensorflow.Options{IntraOp: config.Default().InferenceThreads})
+	if err != nil {
+		return nil, err
+	}
+	return runner.Load(ctx, dir, c, inference.DefaultDevice)
+}
+
+// partModels are what a part scores with: one that is cheap and one that is not.
+var partModels = []string{"purchase_prediction", "purchase_sequence"}
+
+// startPart starts this program as a part of a benchmark.
+func startPart(ctx context.Context, models string, cores []int, what bench.Part) (*bench.Running, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, self, "bench-part", "--models", models, "--threads", strconv.Itoa(what.Threads), "--limit", what.Limit.String(),
+		"--fold="+strconv.FormatBool(what.Fold), "--score="+strconv.FormatBool(what.Score))
+	cmd.Stderr = os.Stderr
+	return bench.StartPart(cmd, cores)
+}
+
+// runPart is `footfall-node bench-part`, which only startPart calls.
+func runPart(ctx context.Context, args []string, in io.Reader, out, errs io.Writer) int {
+	var what bench.Part
+	flags := pflag.NewFlagSet("footfall-node bench-part", pflag.ContinueOnError)
+	flags.SetOutput(out)
+	models := flags.String("models", config.Default().ModelsDir, "the models")
+	flags.BoolVar(&what.Fold, "fold", false, "fold events")
+	flags.BoolVar(&what.Score, "score", false, "score rows")
+	flags.IntVar(&what.Threads, "threads", 1, "threads of an operation")
+	flags.DurationVar(&what.Limit, "limit", time.Second, "for how long")
+	if err := flags.Parse(args); err != nil {
+		fmt.Fprintf(errs, "footfall-node: %v\n", err)
+		return exitUsage
+	}
+	if err := doPart(ctx, *models, what, in, out); err != nil {
+		fmt.Fprintf(errs, "footfall-node: bench-part: %v\n", err)
+		return exitFailed
+	}
+	return exitOK
+}
+
+func doPart(ctx context.Context, models string, what bench.Part, in io.Reader, out io.Writer) error {
+	if !what.Score {
+		return what.Do(nil, in, out)
+	}
+	scorer, stop, err := startModels(ctx, models, partModels, what.Threads)
+	if err != nil {
+		return err
+	}
+	return errors.Join(what.Do(scorer, in, out), stop())
 }

@@ -54,6 +54,9 @@ func run(ctx context.Context, args, environ []string, out, errs io.Writer) int {
 	if len(args) > 0 && args[0] == "bench" {
 		return runBench(ctx, args[1:], out, errs)
 	}
+	if len(args) > 0 && args[0] == "bench-part" {
+		return runPart(ctx, args[1:], os.Stdin, out, errs)
+	}
 	flags := pflag.NewFlagSet("footfall-node", pflag.ContinueOnError)
 	flags.SetOutput(out)
 	file := flags.String("config", "", "YAML file (default "+config.DefaultFile+", where it exists)")

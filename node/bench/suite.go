@@ -44,6 +44,11 @@ type Suite struct {
 	Progress func(text string)
 	// Scorer starts models by name; nil where the process has no TensorFlow.
 	Scorer func(ctx context.Context, models ...string) (actors.Scorer, func() error, error)
+	// Raw runs models by themselves; nil where Scorer is.
+	Raw Raw
+	// Part starts a part of a benchmark in a process of its own, on these cores alone; nil
+	// where that can't be done.
+	Part   func(ctx context.Context, cores []int, what Part) (*Running, error)
 	Logger *slog.Logger
 
 	Rows []Row
@@ -61,6 +66,8 @@ var benchmarks = []struct {
 	{"memory", "a million resident customers", (*Suite).memory},
 	{"query", "queries while events are taken in", (*Suite).query},
 	{"recovery", "refolding a log; starting with a million customers", (*Suite).recovery},
+	{"inference", "models through the actors; single requests", (*Suite).inferenceActors},
+	{"threads", "folding and scoring together, by the threads that scoring has", (*Suite).threads},
 	{"rabbitmq", "the log on RabbitMQ streams", (*Suite).rabbitMQ},
 }
 
