@@ -421,16 +421,19 @@ func (h *Host) Clock() footfallv1.ClockMode {
 // WaitIdle returns once every shard has folded all that its log held when it was called,
 // and, where scored is set, every customer's newest state is scored.
 func (h *Host) WaitIdle(ctx context.Context, scored bool) error {
-	_, err := h.each(func(s *shard) (bool, error) {
-		_, next, err := h.log.Bounds(ctx, s.id)
-		if err != nil {
-			return false, err
-		}
-		reply := make(chan error, 1)
-		s.send(&waitIdle{next, scored, reply})
-		return true, answered(ctx, reply)
-	})
+	_, err := h.each(func(s *shard) (bool, error) { return true, h.WaitShardIdle(ctx, s.id, scored) })
 	return err
+}
+
+// WaitShardIdle is WaitIdle for one shard.
+func (h *Host) WaitShardIdle(ctx context.Context, shard int, scored bool) error {
+	_, next, err := h.log.Bounds(ctx, shard)
+	if err != nil {
+		return err
+	}
+	reply := make(chan error, 1)
+	h.shards[shard].send(&waitIdle{next, scored, reply})
+	return answered(ctx, reply)
 }
 
 // Checkpoint writes one of every shard now.

@@ -21,9 +21,11 @@ import (
 	"footfall/actors"
 	"footfall/behavior"
 	"footfall/inference"
+	"footfall/messages"
 	"footfall/node/api"
 	"footfall/node/broker"
 	"footfall/node/config"
+	"footfall/node/members"
 	"footfall/node/storage"
 )
 
@@ -57,6 +59,7 @@ type Node struct {
 	storage *storage.Storage
 	scoring *scoring // nil without models
 	host    *guardedHost
+	members *members.Members // nil on a node on its own
 	api     *api.API
 	metrics *metrics
 	rates   *api.Rates
@@ -65,6 +68,9 @@ type Node struct {
 
 	// started is closed when the node is active.
 	started chan struct{}
+	settled settled
+	// clock is the cluster's, as upkeep has seen it last.
+	clock atomic.Int32
 }
 
 // The states of a node.
@@ -150,6 +156,9 @@ func New(o Options) (_ *Node, err error) {
 		return nil, err
 	}
 	n.host = &guardedHost{host, make([]sync.RWMutex, n.cfg.Shards)}
+	if err := n.join(o.Version, o.Registry, apiMetrics); err != nil {
+		return nil, err
+	}
 	n.api, err = api.New(api.Options{
 		Identity: api.Identity{
 			Name:        n.cfg.Name,
@@ -159,11 +168,13 @@ func New(o Options) (_ *Node, err error) {
 			Currency:    n.cfg.Currency,
 			Calendar:    behavior.NewCalendar(n.cfg.Location),
 			Started:     n.now(),
-			HTTPAddress: n.HTTPAddr(),
-			GRPCAddress: n.GRPCAddr(),
+			Zone:        n.cfg.Zone,
+			HTTPAddress: reached(n.cfg.HTTPAdvertise, n.httpListener),
+			GRPCAddress: reached(n.cfg.GRPCAdvertise, n.grpcListener),
 		},
 		Limits:      api.Limits{Message: n.cfg.MaxMessage, Ingest: n.cfg.IngestBudget, Query: n.cfg.QueryTimeout},
-		Host:        n.host,
+		Host:        n.shardsHost(),
+		Cluster:     n.others(),
 		Models:      models,
 		DeadLetters: n.deadLetters(),
 		Rates:       n.rates,
@@ -182,6 +193,14 @@ func (n *Node) HTTPAddr() string { return n.httpListener.Addr().String() }
 
 // GRPCAddr is where the node serves gRPC.
 func (n *Node) GRPCAddr() string { return n.grpcListener.Addr().String() }
+
+// ClusterAddr is where the node's gossip is, with the port that it got; empty on a node on its own.
+func (n *Node) ClusterAddr() string {
+	if n.members == nil {
+		return ""
+	}
+	return n.members.Address()
+}
 
 func listen(key, addr string) (net.Listener, error) {
 	l, err := net.Listen("tcp", addr)
@@ -213,6 +232,9 @@ func (n *Node) Close() error {
 		defer cancel()
 		errs = append(errs, n.host.Stop(ctx))
 	}
+	if n.members != nil {
+		errs = append(errs, n.members.Close())
+	}
 	if n.scoring != nil {
 		errs = append(errs, n.scoring.Close())
 	}
@@ -231,10 +253,12 @@ func (n *Node) Close() error {
 // They stop one after the other, in the order in which they stand below:
 //
 //  1. the signal: readiness drops, so that nothing new is sent here
-//  2. HTTP and gRPC: calls under way end, new ones are refused
-//  3. upkeep: retention and rates; the bridge and the mover of dead letters
-//  4. the shards: they stop reading, checkpoint, and are released
-//  5. models, broker, store, log: in Close
+//  2. in a cluster, the shards are handed over, while calls are answered on and passed on
+//  3. HTTP and gRPC: calls under way end, new ones are refused
+//  4. upkeep: retention and rates; the bridge and the mover of dead letters
+//  5. the shards: they stop reading, checkpoint, and are released
+//  6. in a cluster, the lease and the gossip
+//  7. models, broker, store, log: in Close
 func (n *Node) Run(ctx context.Context) error {
 	var (
 		g    run.Group
@@ -247,16 +271,21 @@ func (n *Node) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			n.logger.Info("stopping", "within", n.cfg.DrainTimeout)
+		case <-n.sentAway():
+			n.logger.Info("leaving the cluster for good", "within", n.cfg.DrainTimeout)
 		case <-stop:
 		}
 		return nil
 	}, func(error) {
-		last = newDeadlines(n.cfg.DrainTimeout)
+		last = newDeadlines(n.cfg.DrainTimeout, n.members != nil)
 		n.setState(draining)
 		n.api.EndStreams()
 		close(stop)
 	})
 
+	if n.members != nil {
+		g.Add(n.members.Run, func(error) { n.handOver(last.shards) })
+	}
 	g.Add(func() error { return served("HTTP", n.api.HTTP.Serve(n.httpListener)) }, func(error) {
 		if err := n.api.HTTP.Shutdown(last.calls); err != nil {
 			n.logger.Warn("calls were cut off", "server", "http", "error", err)
@@ -285,9 +314,15 @@ func (n *Node) Run(ctx context.Context) error {
 		if err := n.host.Stop(last.all); err != nil {
 			n.logger.Error("shards did not stop in order", "error", err)
 		}
+		if n.members != nil {
+			n.members.Leave()
+		}
 	})
 
 	n.logger.Info("listening", "node", n.cfg.Name, "http", n.HTTPAddr(), "grpc", n.GRPCAddr())
+	if n.members != nil {
+		n.logger.Info("listening for gossip", "address", n.members.Address(), "join", n.cfg.ClusterJoin)
+	}
 	if n.debugListener != nil {
 		n.logger.Info("listening for debuggers", "address", n.debugListener.Addr().String())
 	}
@@ -305,25 +340,33 @@ func (n *Node) Run(ctx context.Context) error {
 	return err
 }
 
-// deadlines bound an orderly stop: until when calls may end by themselves, and until when
-// everything must have ended. Calls get half of the time, so that a slow one does not cost the
-// shards their checkpoint.
+// deadlines bound an orderly stop: until when shards are handed over to other nodes, until when
+// calls may end by themselves, and until when everything must have ended. Calls get half of the
+// time, so that a slow one does not cost the shards their checkpoint; in a cluster they get half
+// of what handing over leaves.
 type deadlines struct {
-	calls, all             context.Context
-	cancelCalls, cancelAll context.CancelFunc
+	shards, calls, all context.Context
+	cancels            []context.CancelFunc
 }
 
-func newDeadlines(limit time.Duration) *deadlines {
+func newDeadlines(limit time.Duration, clustered bool) *deadlines {
 	d := &deadlines{}
-	d.all, d.cancelAll = context.WithTimeout(context.Background(), limit)
-	d.calls, d.cancelCalls = context.WithTimeout(d.all, limit/2)
+	within := func(parent context.Context, limit time.Duration) context.Context {
+		ctx, cancel := context.WithTimeout(parent, limit)
+		d.cancels = append(d.cancels, cancel)
+		return ctx
+	}
+	d.all = within(context.Background(), limit)
+	d.shards, d.calls = within(d.all, limit/2), within(d.all, limit/2)
+	if clustered {
+		d.calls = within(d.all, limit*3/4)
+	}
 	return d
 }
 
 func (d *deadlines) cancel() {
-	if d.all != nil {
-		d.cancelCalls()
-		d.cancelAll()
+	for _, cancel := range d.cancels {
+		cancel()
 	}
 }
 
@@ -336,7 +379,7 @@ func (n *Node) start(ctx context.Context) error {
 	} else {
 		models <- nil
 	}
-	err := n.host.Start(ctx)
+	err := n.startShards(ctx)
 	loaded := <-models
 	if ctx.Err() != nil {
 		return nil
@@ -345,7 +388,7 @@ func (n *Node) start(ctx context.Context) error {
 		return loaded
 	}
 	if err != nil {
-		if n.countShards(actors.Active) == 0 {
+		if n.countShards(actors.Active) == 0 && !passing(err) {
 			return fmt.Errorf("no shard could be started: %w", err)
 		}
 		n.logger.Error("some shards could not be started", "error", err)
@@ -355,6 +398,14 @@ func (n *Node) start(ctx context.Context) error {
 	n.logger.Info("started", "shards", n.countShards(actors.Active), "seconds", n.now().Sub(began).Seconds())
 	<-ctx.Done()
 	return nil
+}
+
+// passing says that shards will start by themselves once the log is there, or its broker takes
+// messages again: until then the node is not ready, and that is all.
+func passing(err error) bool {
+	_, blocked := errors.AsType[*messages.BlockedError](err)
+	_, away := errors.AsType[*messages.UnavailableError](err)
+	return blocked || away
 }
 
 func (n *Node) countShards(s actors.State) int {

@@ -14,6 +14,7 @@ const maxReasons = 8
 // Ready tells whether the node can do all its work now, and what is missing.
 func (n *Node) Ready() api.Readiness {
 	var r api.Readiness
+	n.settle()
 	switch n.state.Load() {
 	case starting:
 		r.Reasons = append(r.Reasons, "the node is starting")
@@ -23,17 +24,15 @@ func (n *Node) Ready() api.Readiness {
 	if err := n.storage.Err(context.Background()); err != nil {
 		r.Reasons = append(r.Reasons, err.Error())
 	}
-	notActive := 0
-	for _, st := range n.host.Status() {
-		if st.State == actors.Active {
-			continue
-		}
-		if notActive++; notActive <= maxReasons {
-			r.Reasons = append(r.Reasons, (&actors.NotActiveError{Shard: st.Shard, State: st.State, Err: st.Err}).Error())
-		}
+	missing := n.missingShards()
+	for _, st := range missing[:min(len(missing), maxReasons)] {
+		r.Reasons = append(r.Reasons, (&actors.NotActiveError{Shard: st.Shard, State: st.State, Err: st.Err}).Error())
 	}
-	if more := notActive - maxReasons; more > 0 {
+	if more := len(missing) - maxReasons; more > 0 {
 		r.Reasons = append(r.Reasons, fmt.Sprintf("%d more shards are not active", more))
+	}
+	if n.members != nil {
+		r.Reasons = append(r.Reasons, n.members.Missing()...)
 	}
 	if n.broker != nil {
 		r.Notes = append(r.Notes, n.broker.Notes()...)
@@ -45,4 +44,14 @@ func (n *Node) Ready() api.Readiness {
 	}
 	r.Ready = len(r.Reasons) == 0
 	return r
+}
+
+// missingShards are those that this node should serve and does not.
+func (n *Node) missingShards() (missing []actors.Status) {
+	for _, st := range n.host.Status() {
+		if st.State != actors.Active && (n.members == nil || n.missed(st)) {
+			missing = append(missing, st)
+		}
+	}
+	return missing
 }

@@ -138,6 +138,17 @@ func TestCustomerAt(t *testing.T) {
 	}
 }
 
+func TestClusterDrain(t *testing.T) {
+	f := &fake{cluster: &footfallv1.Cluster{Members: []*footfallv1.Member{{Name: "n1", State: "active", Zone: "east"}}}}
+	addr := serve(t, f)
+	out := footfall(t, "", "cluster", "drain", "n1", "--node", addr)
+	require.Equal(t, exitOK, out.code)
+	require.Contains(t, out.out, "n1 hands its shards over")
+	out = footfall(t, "", "cluster", "--node", addr)
+	require.Contains(t, out.out, "n1 (east)  draining")
+	require.Contains(t, out.out, "does not answer")
+}
+
 // An error is one line that says what to do, and the exit code tells use from failure.
 func TestErrors(t *testing.T) {
 	addr := serve(t, &fake{cluster: &footfallv1.Cluster{Shards: 4, Timezone: "UTC"}})
@@ -148,7 +159,8 @@ func TestErrors(t *testing.T) {
 	}{
 		{"bogus", 2, "footfall: there is no command 'footfall bogus': see 'footfall --help'\n"},
 		{"audience gone", 2, "footfall: 'footfall audience' is not in this version: see 'footfall --help'\n"},
-		{"cluster drain n1", 2, "footfall: 'footfall cluster drain' is not in this version: see 'footfall cluster --help'\n"},
+		{"cluster drain", 2, "footfall: MEMBER is missing: see 'footfall cluster drain --help'\n"},
+		{"cluster drain n1", 1, "footfall: no member \"n1\" is there: footfall cluster lists them\n"},
 		{"cluster bogus", 2, "footfall: there is no command 'footfall cluster bogus': see 'footfall cluster --help'\n"},
 		{"models canary churn_risk", 2, "footfall: 'footfall models canary' is not in this version: see 'footfall models --help'\n"},
 		{"deadletters mend", 2, "footfall: there is no command 'footfall deadletters mend': see 'footfall deadletters --help'\n"},

@@ -18,6 +18,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"footfall/messages/footfallv1"
@@ -85,6 +87,16 @@ type fake struct {
 
 func (f *fake) GetCluster(context.Context, *footfallv1.GetClusterRequest) (*footfallv1.Cluster, error) {
 	return f.cluster, nil
+}
+
+func (f *fake) DrainMember(_ context.Context, r *footfallv1.DrainMemberRequest) (*footfallv1.DrainMemberResponse, error) {
+	for _, m := range f.cluster.GetMembers() {
+		if m.GetName() == r.GetMember() {
+			m.State = "draining"
+			return &footfallv1.DrainMemberResponse{}, nil
+		}
+	}
+	return nil, status.Errorf(codes.NotFound, "no member %q is there: footfall cluster lists them", r.GetMember())
 }
 
 func (f *fake) ListShards(context.Context, *footfallv1.ListShardsRequest) (*footfallv1.ListShardsResponse, error) {

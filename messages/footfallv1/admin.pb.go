@@ -155,14 +155,17 @@ type Member struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// joining, active or draining.
-	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
-	Roles         []string               `protobuf:"bytes,3,rep,name=roles,proto3" json:"roles,omitempty"`
-	Devices       []string               `protobuf:"bytes,4,rep,name=devices,proto3" json:"devices,omitempty"`
-	HttpAddress   string                 `protobuf:"bytes,5,opt,name=http_address,json=httpAddress,proto3" json:"http_address,omitempty"`
-	GrpcAddress   string                 `protobuf:"bytes,6,opt,name=grpc_address,json=grpcAddress,proto3" json:"grpc_address,omitempty"`
-	Version       string                 `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"`
-	Shards        uint32                 `protobuf:"varint,8,opt,name=shards,proto3" json:"shards,omitempty"`
-	Started       *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=started,proto3" json:"started,omitempty"`
+	State       string   `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	Roles       []string `protobuf:"bytes,3,rep,name=roles,proto3" json:"roles,omitempty"`
+	Devices     []string `protobuf:"bytes,4,rep,name=devices,proto3" json:"devices,omitempty"`
+	HttpAddress string   `protobuf:"bytes,5,opt,name=http_address,json=httpAddress,proto3" json:"http_address,omitempty"`
+	GrpcAddress string   `protobuf:"bytes,6,opt,name=grpc_address,json=grpcAddress,proto3" json:"grpc_address,omitempty"`
+	Version     string   `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"`
+	Shards      uint32   `protobuf:"varint,8,opt,name=shards,proto3" json:"shards,omitempty"`
+	// Not set where the member does not answer.
+	Started *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=started,proto3" json:"started,omitempty"`
+	// Where it runs, in its operator's words.
+	Zone          string `protobuf:"bytes,10,opt,name=zone,proto3" json:"zone,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -260,6 +263,94 @@ func (x *Member) GetStarted() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Member) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
+}
+
+type DrainMemberRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name of the member.
+	Member        string `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainMemberRequest) Reset() {
+	*x = DrainMemberRequest{}
+	mi := &file_footfall_v1_admin_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainMemberRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainMemberRequest) ProtoMessage() {}
+
+func (x *DrainMemberRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_footfall_v1_admin_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainMemberRequest.ProtoReflect.Descriptor instead.
+func (*DrainMemberRequest) Descriptor() ([]byte, []int) {
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *DrainMemberRequest) GetMember() string {
+	if x != nil {
+		return x.Member
+	}
+	return ""
+}
+
+type DrainMemberResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainMemberResponse) Reset() {
+	*x = DrainMemberResponse{}
+	mi := &file_footfall_v1_admin_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainMemberResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainMemberResponse) ProtoMessage() {}
+
+func (x *DrainMemberResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_footfall_v1_admin_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainMemberResponse.ProtoReflect.Descriptor instead.
+func (*DrainMemberResponse) Descriptor() ([]byte, []int) {
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{4}
+}
+
 type ListShardsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -268,7 +359,7 @@ type ListShardsRequest struct {
 
 func (x *ListShardsRequest) Reset() {
 	*x = ListShardsRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[3]
+	mi := &file_footfall_v1_admin_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -280,7 +371,7 @@ func (x *ListShardsRequest) String() string {
 func (*ListShardsRequest) ProtoMessage() {}
 
 func (x *ListShardsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[3]
+	mi := &file_footfall_v1_admin_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -293,7 +384,7 @@ func (x *ListShardsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListShardsRequest.ProtoReflect.Descriptor instead.
 func (*ListShardsRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{3}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{5}
 }
 
 type ListShardsResponse struct {
@@ -305,7 +396,7 @@ type ListShardsResponse struct {
 
 func (x *ListShardsResponse) Reset() {
 	*x = ListShardsResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[4]
+	mi := &file_footfall_v1_admin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -317,7 +408,7 @@ func (x *ListShardsResponse) String() string {
 func (*ListShardsResponse) ProtoMessage() {}
 
 func (x *ListShardsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[4]
+	mi := &file_footfall_v1_admin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -330,7 +421,7 @@ func (x *ListShardsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListShardsResponse.ProtoReflect.Descriptor instead.
 func (*ListShardsResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{4}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListShardsResponse) GetShards() []*Shard {
@@ -344,7 +435,7 @@ type Shard struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Shard uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
 	Owner string                 `protobuf:"bytes,2,opt,name=owner,proto3" json:"owner,omitempty"`
-	// idle, acquiring, recovering, active, draining or failed.
+	// idle, acquiring, recovering, active, draining or failed; unknown where the owner does not answer.
 	State string `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
 	Epoch uint64 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// The last message that is folded; -1 before the first.
@@ -373,7 +464,7 @@ type Shard struct {
 
 func (x *Shard) Reset() {
 	*x = Shard{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[5]
+	mi := &file_footfall_v1_admin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -385,7 +476,7 @@ func (x *Shard) String() string {
 func (*Shard) ProtoMessage() {}
 
 func (x *Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[5]
+	mi := &file_footfall_v1_admin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -398,7 +489,7 @@ func (x *Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shard.ProtoReflect.Descriptor instead.
 func (*Shard) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{5}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Shard) GetShard() uint32 {
@@ -535,7 +626,7 @@ type ListModelsRequest struct {
 
 func (x *ListModelsRequest) Reset() {
 	*x = ListModelsRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[6]
+	mi := &file_footfall_v1_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -547,7 +638,7 @@ func (x *ListModelsRequest) String() string {
 func (*ListModelsRequest) ProtoMessage() {}
 
 func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[6]
+	mi := &file_footfall_v1_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -560,7 +651,7 @@ func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsRequest.ProtoReflect.Descriptor instead.
 func (*ListModelsRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{6}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{8}
 }
 
 type ListModelsResponse struct {
@@ -572,7 +663,7 @@ type ListModelsResponse struct {
 
 func (x *ListModelsResponse) Reset() {
 	*x = ListModelsResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[7]
+	mi := &file_footfall_v1_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -584,7 +675,7 @@ func (x *ListModelsResponse) String() string {
 func (*ListModelsResponse) ProtoMessage() {}
 
 func (x *ListModelsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[7]
+	mi := &file_footfall_v1_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -597,7 +688,7 @@ func (x *ListModelsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsResponse.ProtoReflect.Descriptor instead.
 func (*ListModelsResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{7}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListModelsResponse) GetModels() []*Model {
@@ -617,7 +708,7 @@ type Model struct {
 
 func (x *Model) Reset() {
 	*x = Model{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[8]
+	mi := &file_footfall_v1_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -629,7 +720,7 @@ func (x *Model) String() string {
 func (*Model) ProtoMessage() {}
 
 func (x *Model) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[8]
+	mi := &file_footfall_v1_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -642,7 +733,7 @@ func (x *Model) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Model.ProtoReflect.Descriptor instead.
 func (*Model) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Model) GetName() string {
@@ -678,7 +769,7 @@ type ModelVersion struct {
 
 func (x *ModelVersion) Reset() {
 	*x = ModelVersion{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[9]
+	mi := &file_footfall_v1_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -690,7 +781,7 @@ func (x *ModelVersion) String() string {
 func (*ModelVersion) ProtoMessage() {}
 
 func (x *ModelVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[9]
+	mi := &file_footfall_v1_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -703,7 +794,7 @@ func (x *ModelVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelVersion.ProtoReflect.Descriptor instead.
 func (*ModelVersion) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ModelVersion) GetVersion() string {
@@ -772,7 +863,7 @@ type TickRequest struct {
 
 func (x *TickRequest) Reset() {
 	*x = TickRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[10]
+	mi := &file_footfall_v1_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -784,7 +875,7 @@ func (x *TickRequest) String() string {
 func (*TickRequest) ProtoMessage() {}
 
 func (x *TickRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[10]
+	mi := &file_footfall_v1_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -797,7 +888,7 @@ func (x *TickRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TickRequest.ProtoReflect.Descriptor instead.
 func (*TickRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TickRequest) GetDate() string {
@@ -817,7 +908,7 @@ type TickResponse struct {
 
 func (x *TickResponse) Reset() {
 	*x = TickResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[11]
+	mi := &file_footfall_v1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -829,7 +920,7 @@ func (x *TickResponse) String() string {
 func (*TickResponse) ProtoMessage() {}
 
 func (x *TickResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[11]
+	mi := &file_footfall_v1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -842,7 +933,7 @@ func (x *TickResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TickResponse.ProtoReflect.Descriptor instead.
 func (*TickResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TickResponse) GetAppended() bool {
@@ -861,7 +952,7 @@ type SetClockRequest struct {
 
 func (x *SetClockRequest) Reset() {
 	*x = SetClockRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[12]
+	mi := &file_footfall_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -873,7 +964,7 @@ func (x *SetClockRequest) String() string {
 func (*SetClockRequest) ProtoMessage() {}
 
 func (x *SetClockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[12]
+	mi := &file_footfall_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -886,7 +977,7 @@ func (x *SetClockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetClockRequest.ProtoReflect.Descriptor instead.
 func (*SetClockRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SetClockRequest) GetMode() ClockMode {
@@ -904,7 +995,7 @@ type SetClockResponse struct {
 
 func (x *SetClockResponse) Reset() {
 	*x = SetClockResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[13]
+	mi := &file_footfall_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -916,7 +1007,7 @@ func (x *SetClockResponse) String() string {
 func (*SetClockResponse) ProtoMessage() {}
 
 func (x *SetClockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[13]
+	mi := &file_footfall_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -929,20 +1020,22 @@ func (x *SetClockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetClockResponse.ProtoReflect.Descriptor instead.
 func (*SetClockResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 type WaitIdleRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Also wait until every customer's newest state is scored.
-	Scored        bool `protobuf:"varint,1,opt,name=scored,proto3" json:"scored,omitempty"`
+	Scored bool `protobuf:"varint,1,opt,name=scored,proto3" json:"scored,omitempty"`
+	// Only these shards; empty means all.
+	Shards        []uint32 `protobuf:"varint,2,rep,packed,name=shards,proto3" json:"shards,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WaitIdleRequest) Reset() {
 	*x = WaitIdleRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[14]
+	mi := &file_footfall_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -954,7 +1047,7 @@ func (x *WaitIdleRequest) String() string {
 func (*WaitIdleRequest) ProtoMessage() {}
 
 func (x *WaitIdleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[14]
+	mi := &file_footfall_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -967,7 +1060,7 @@ func (x *WaitIdleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitIdleRequest.ProtoReflect.Descriptor instead.
 func (*WaitIdleRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *WaitIdleRequest) GetScored() bool {
@@ -975,6 +1068,13 @@ func (x *WaitIdleRequest) GetScored() bool {
 		return x.Scored
 	}
 	return false
+}
+
+func (x *WaitIdleRequest) GetShards() []uint32 {
+	if x != nil {
+		return x.Shards
+	}
+	return nil
 }
 
 type WaitIdleResponse struct {
@@ -985,7 +1085,7 @@ type WaitIdleResponse struct {
 
 func (x *WaitIdleResponse) Reset() {
 	*x = WaitIdleResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[15]
+	mi := &file_footfall_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -997,7 +1097,7 @@ func (x *WaitIdleResponse) String() string {
 func (*WaitIdleResponse) ProtoMessage() {}
 
 func (x *WaitIdleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[15]
+	mi := &file_footfall_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1010,7 +1110,7 @@ func (x *WaitIdleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitIdleResponse.ProtoReflect.Descriptor instead.
 func (*WaitIdleResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 type VerifyRequest struct {
@@ -1023,7 +1123,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[16]
+	mi := &file_footfall_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1035,7 +1135,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[16]
+	mi := &file_footfall_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1048,7 +1148,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *VerifyRequest) GetShards() []uint32 {
@@ -1076,7 +1176,7 @@ type VerifyProgress struct {
 
 func (x *VerifyProgress) Reset() {
 	*x = VerifyProgress{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[17]
+	mi := &file_footfall_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1088,7 +1188,7 @@ func (x *VerifyProgress) String() string {
 func (*VerifyProgress) ProtoMessage() {}
 
 func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[17]
+	mi := &file_footfall_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1101,7 +1201,7 @@ func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyProgress.ProtoReflect.Descriptor instead.
 func (*VerifyProgress) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *VerifyProgress) GetShard() uint32 {
@@ -1169,7 +1269,7 @@ type ListDeadLettersRequest struct {
 
 func (x *ListDeadLettersRequest) Reset() {
 	*x = ListDeadLettersRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[18]
+	mi := &file_footfall_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1181,7 +1281,7 @@ func (x *ListDeadLettersRequest) String() string {
 func (*ListDeadLettersRequest) ProtoMessage() {}
 
 func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[18]
+	mi := &file_footfall_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1194,7 +1294,7 @@ func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListDeadLettersRequest) GetLimit() uint32 {
@@ -1236,7 +1336,7 @@ type ListDeadLettersResponse struct {
 
 func (x *ListDeadLettersResponse) Reset() {
 	*x = ListDeadLettersResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[19]
+	mi := &file_footfall_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1248,7 +1348,7 @@ func (x *ListDeadLettersResponse) String() string {
 func (*ListDeadLettersResponse) ProtoMessage() {}
 
 func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[19]
+	mi := &file_footfall_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1261,7 +1361,7 @@ func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListDeadLettersResponse) GetLetters() []*DeadLetter {
@@ -1307,7 +1407,7 @@ type DeadLetter struct {
 
 func (x *DeadLetter) Reset() {
 	*x = DeadLetter{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[20]
+	mi := &file_footfall_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1319,7 +1419,7 @@ func (x *DeadLetter) String() string {
 func (*DeadLetter) ProtoMessage() {}
 
 func (x *DeadLetter) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[20]
+	mi := &file_footfall_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1332,7 +1432,7 @@ func (x *DeadLetter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetter.ProtoReflect.Descriptor instead.
 func (*DeadLetter) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DeadLetter) GetId() string {
@@ -1428,7 +1528,7 @@ type GetDeadLetterRequest struct {
 
 func (x *GetDeadLetterRequest) Reset() {
 	*x = GetDeadLetterRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[21]
+	mi := &file_footfall_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1440,7 +1540,7 @@ func (x *GetDeadLetterRequest) String() string {
 func (*GetDeadLetterRequest) ProtoMessage() {}
 
 func (x *GetDeadLetterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[21]
+	mi := &file_footfall_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1453,7 +1553,7 @@ func (x *GetDeadLetterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDeadLetterRequest.ProtoReflect.Descriptor instead.
 func (*GetDeadLetterRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetDeadLetterRequest) GetId() string {
@@ -1476,7 +1576,7 @@ type GetDeadLetterResponse struct {
 
 func (x *GetDeadLetterResponse) Reset() {
 	*x = GetDeadLetterResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[22]
+	mi := &file_footfall_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1488,7 +1588,7 @@ func (x *GetDeadLetterResponse) String() string {
 func (*GetDeadLetterResponse) ProtoMessage() {}
 
 func (x *GetDeadLetterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[22]
+	mi := &file_footfall_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1501,7 +1601,7 @@ func (x *GetDeadLetterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDeadLetterResponse.ProtoReflect.Descriptor instead.
 func (*GetDeadLetterResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetDeadLetterResponse) GetLetter() *DeadLetter {
@@ -1540,7 +1640,7 @@ type ReplayDeadLettersRequest struct {
 
 func (x *ReplayDeadLettersRequest) Reset() {
 	*x = ReplayDeadLettersRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[23]
+	mi := &file_footfall_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1552,7 +1652,7 @@ func (x *ReplayDeadLettersRequest) String() string {
 func (*ReplayDeadLettersRequest) ProtoMessage() {}
 
 func (x *ReplayDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[23]
+	mi := &file_footfall_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1565,7 +1665,7 @@ func (x *ReplayDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*ReplayDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ReplayDeadLettersRequest) GetIds() []string {
@@ -1617,7 +1717,7 @@ type ReplayDeadLettersResponse struct {
 
 func (x *ReplayDeadLettersResponse) Reset() {
 	*x = ReplayDeadLettersResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[24]
+	mi := &file_footfall_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1629,7 +1729,7 @@ func (x *ReplayDeadLettersResponse) String() string {
 func (*ReplayDeadLettersResponse) ProtoMessage() {}
 
 func (x *ReplayDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[24]
+	mi := &file_footfall_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1642,7 +1742,7 @@ func (x *ReplayDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*ReplayDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ReplayDeadLettersResponse) GetReplayed() uint32 {
@@ -1679,7 +1779,7 @@ type DeadLetterRefusal struct {
 
 func (x *DeadLetterRefusal) Reset() {
 	*x = DeadLetterRefusal{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[25]
+	mi := &file_footfall_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1691,7 +1791,7 @@ func (x *DeadLetterRefusal) String() string {
 func (*DeadLetterRefusal) ProtoMessage() {}
 
 func (x *DeadLetterRefusal) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[25]
+	mi := &file_footfall_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1704,7 +1804,7 @@ func (x *DeadLetterRefusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetterRefusal.ProtoReflect.Descriptor instead.
 func (*DeadLetterRefusal) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DeadLetterRefusal) GetId() string {
@@ -1746,7 +1846,7 @@ type FixDeadLetterRequest struct {
 
 func (x *FixDeadLetterRequest) Reset() {
 	*x = FixDeadLetterRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[26]
+	mi := &file_footfall_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1758,7 +1858,7 @@ func (x *FixDeadLetterRequest) String() string {
 func (*FixDeadLetterRequest) ProtoMessage() {}
 
 func (x *FixDeadLetterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[26]
+	mi := &file_footfall_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1771,7 +1871,7 @@ func (x *FixDeadLetterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FixDeadLetterRequest.ProtoReflect.Descriptor instead.
 func (*FixDeadLetterRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *FixDeadLetterRequest) GetId() string {
@@ -1798,7 +1898,7 @@ type FixDeadLetterResponse struct {
 
 func (x *FixDeadLetterResponse) Reset() {
 	*x = FixDeadLetterResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[27]
+	mi := &file_footfall_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1810,7 +1910,7 @@ func (x *FixDeadLetterResponse) String() string {
 func (*FixDeadLetterResponse) ProtoMessage() {}
 
 func (x *FixDeadLetterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[27]
+	mi := &file_footfall_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1823,7 +1923,7 @@ func (x *FixDeadLetterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FixDeadLetterResponse.ProtoReflect.Descriptor instead.
 func (*FixDeadLetterResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *FixDeadLetterResponse) GetAccepted() uint32 {
@@ -1847,7 +1947,7 @@ type DropDeadLettersRequest struct {
 
 func (x *DropDeadLettersRequest) Reset() {
 	*x = DropDeadLettersRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[28]
+	mi := &file_footfall_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1859,7 +1959,7 @@ func (x *DropDeadLettersRequest) String() string {
 func (*DropDeadLettersRequest) ProtoMessage() {}
 
 func (x *DropDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[28]
+	mi := &file_footfall_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1872,7 +1972,7 @@ func (x *DropDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*DropDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DropDeadLettersRequest) GetIds() []string {
@@ -1921,7 +2021,7 @@ type DropDeadLettersResponse struct {
 
 func (x *DropDeadLettersResponse) Reset() {
 	*x = DropDeadLettersResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[29]
+	mi := &file_footfall_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1933,7 +2033,7 @@ func (x *DropDeadLettersResponse) String() string {
 func (*DropDeadLettersResponse) ProtoMessage() {}
 
 func (x *DropDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[29]
+	mi := &file_footfall_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1946,7 +2046,7 @@ func (x *DropDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*DropDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DropDeadLettersResponse) GetDropped() uint32 {
@@ -1976,7 +2076,7 @@ const file_footfall_v1_admin_proto_rawDesc = "" +
 	"\bcurrency\x18\x04 \x01(\tR\bcurrency\x12,\n" +
 	"\x05clock\x18\x05 \x01(\x0e2\x16.footfall.v1.ClockModeR\x05clock\x12!\n" +
 	"\ffold_version\x18\x06 \x01(\rR\vfoldVersion\x12\x1b\n" +
-	"\tlast_tick\x18\a \x01(\tR\blastTick\"\x90\x02\n" +
+	"\tlast_tick\x18\a \x01(\tR\blastTick\"\xa4\x02\n" +
 	"\x06Member\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x14\n" +
@@ -1986,7 +2086,12 @@ const file_footfall_v1_admin_proto_rawDesc = "" +
 	"\fgrpc_address\x18\x06 \x01(\tR\vgrpcAddress\x12\x18\n" +
 	"\aversion\x18\a \x01(\tR\aversion\x12\x16\n" +
 	"\x06shards\x18\b \x01(\rR\x06shards\x124\n" +
-	"\astarted\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\astarted\"\x13\n" +
+	"\astarted\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x12\x12\n" +
+	"\x04zone\x18\n" +
+	" \x01(\tR\x04zone\",\n" +
+	"\x12DrainMemberRequest\x12\x16\n" +
+	"\x06member\x18\x01 \x01(\tR\x06member\"\x15\n" +
+	"\x13DrainMemberResponse\"\x13\n" +
 	"\x11ListShardsRequest\"@\n" +
 	"\x12ListShardsResponse\x12*\n" +
 	"\x06shards\x18\x01 \x03(\v2\x12.footfall.v1.ShardR\x06shards\"\x82\x04\n" +
@@ -2038,9 +2143,10 @@ const file_footfall_v1_admin_proto_rawDesc = "" +
 	"\bappended\x18\x01 \x01(\bR\bappended\"=\n" +
 	"\x0fSetClockRequest\x12*\n" +
 	"\x04mode\x18\x01 \x01(\x0e2\x16.footfall.v1.ClockModeR\x04mode\"\x12\n" +
-	"\x10SetClockResponse\")\n" +
+	"\x10SetClockResponse\"A\n" +
 	"\x0fWaitIdleRequest\x12\x16\n" +
-	"\x06scored\x18\x01 \x01(\bR\x06scored\"\x12\n" +
+	"\x06scored\x18\x01 \x01(\bR\x06scored\x12\x16\n" +
+	"\x06shards\x18\x02 \x03(\rR\x06shards\"\x12\n" +
 	"\x10WaitIdleResponse\"'\n" +
 	"\rVerifyRequest\x12\x16\n" +
 	"\x06shards\x18\x01 \x03(\rR\x06shards\"\xc0\x01\n" +
@@ -2116,12 +2222,13 @@ const file_footfall_v1_admin_proto_rawDesc = "" +
 	"\x06source\x18\x05 \x01(\tR\x06source\"M\n" +
 	"\x17DropDeadLettersResponse\x12\x18\n" +
 	"\adropped\x18\x01 \x01(\rR\adropped\x12\x18\n" +
-	"\amissing\x18\x02 \x03(\tR\amissing2\xd4\a\n" +
+	"\amissing\x18\x02 \x03(\tR\amissing2\xa6\b\n" +
 	"\fAdminService\x12B\n" +
 	"\n" +
 	"GetCluster\x12\x1e.footfall.v1.GetClusterRequest\x1a\x14.footfall.v1.Cluster\x12M\n" +
 	"\n" +
-	"ListShards\x12\x1e.footfall.v1.ListShardsRequest\x1a\x1f.footfall.v1.ListShardsResponse\x12M\n" +
+	"ListShards\x12\x1e.footfall.v1.ListShardsRequest\x1a\x1f.footfall.v1.ListShardsResponse\x12P\n" +
+	"\vDrainMember\x12\x1f.footfall.v1.DrainMemberRequest\x1a .footfall.v1.DrainMemberResponse\x12M\n" +
 	"\n" +
 	"ListModels\x12\x1e.footfall.v1.ListModelsRequest\x1a\x1f.footfall.v1.ListModelsResponse\x12;\n" +
 	"\x04Tick\x12\x18.footfall.v1.TickRequest\x1a\x19.footfall.v1.TickResponse\x12G\n" +
@@ -2146,83 +2253,87 @@ func file_footfall_v1_admin_proto_rawDescGZIP() []byte {
 	return file_footfall_v1_admin_proto_rawDescData
 }
 
-var file_footfall_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_footfall_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_footfall_v1_admin_proto_goTypes = []any{
 	(*GetClusterRequest)(nil),         // 0: footfall.v1.GetClusterRequest
 	(*Cluster)(nil),                   // 1: footfall.v1.Cluster
 	(*Member)(nil),                    // 2: footfall.v1.Member
-	(*ListShardsRequest)(nil),         // 3: footfall.v1.ListShardsRequest
-	(*ListShardsResponse)(nil),        // 4: footfall.v1.ListShardsResponse
-	(*Shard)(nil),                     // 5: footfall.v1.Shard
-	(*ListModelsRequest)(nil),         // 6: footfall.v1.ListModelsRequest
-	(*ListModelsResponse)(nil),        // 7: footfall.v1.ListModelsResponse
-	(*Model)(nil),                     // 8: footfall.v1.Model
-	(*ModelVersion)(nil),              // 9: footfall.v1.ModelVersion
-	(*TickRequest)(nil),               // 10: footfall.v1.TickRequest
-	(*TickResponse)(nil),              // 11: footfall.v1.TickResponse
-	(*SetClockRequest)(nil),           // 12: footfall.v1.SetClockRequest
-	(*SetClockResponse)(nil),          // 13: footfall.v1.SetClockResponse
-	(*WaitIdleRequest)(nil),           // 14: footfall.v1.WaitIdleRequest
-	(*WaitIdleResponse)(nil),          // 15: footfall.v1.WaitIdleResponse
-	(*VerifyRequest)(nil),             // 16: footfall.v1.VerifyRequest
-	(*VerifyProgress)(nil),            // 17: footfall.v1.VerifyProgress
-	(*ListDeadLettersRequest)(nil),    // 18: footfall.v1.ListDeadLettersRequest
-	(*ListDeadLettersResponse)(nil),   // 19: footfall.v1.ListDeadLettersResponse
-	(*DeadLetter)(nil),                // 20: footfall.v1.DeadLetter
-	(*GetDeadLetterRequest)(nil),      // 21: footfall.v1.GetDeadLetterRequest
-	(*GetDeadLetterResponse)(nil),     // 22: footfall.v1.GetDeadLetterResponse
-	(*ReplayDeadLettersRequest)(nil),  // 23: footfall.v1.ReplayDeadLettersRequest
-	(*ReplayDeadLettersResponse)(nil), // 24: footfall.v1.ReplayDeadLettersResponse
-	(*DeadLetterRefusal)(nil),         // 25: footfall.v1.DeadLetterRefusal
-	(*FixDeadLetterRequest)(nil),      // 26: footfall.v1.FixDeadLetterRequest
-	(*FixDeadLetterResponse)(nil),     // 27: footfall.v1.FixDeadLetterResponse
-	(*DropDeadLettersRequest)(nil),    // 28: footfall.v1.DropDeadLettersRequest
-	(*DropDeadLettersResponse)(nil),   // 29: footfall.v1.DropDeadLettersResponse
-	nil,                               // 30: footfall.v1.ModelVersion.EvaluationEntry
-	(ClockMode)(0),                    // 31: footfall.v1.ClockMode
-	(*timestamppb.Timestamp)(nil),     // 32: google.protobuf.Timestamp
-	(*Event)(nil),                     // 33: footfall.v1.Event
+	(*DrainMemberRequest)(nil),        // 3: footfall.v1.DrainMemberRequest
+	(*DrainMemberResponse)(nil),       // 4: footfall.v1.DrainMemberResponse
+	(*ListShardsRequest)(nil),         // 5: footfall.v1.ListShardsRequest
+	(*ListShardsResponse)(nil),        // 6: footfall.v1.ListShardsResponse
+	(*Shard)(nil),                     // 7: footfall.v1.Shard
+	(*ListModelsRequest)(nil),         // 8: footfall.v1.ListModelsRequest
+	(*ListModelsResponse)(nil),        // 9: footfall.v1.ListModelsResponse
+	(*Model)(nil),                     // 10: footfall.v1.Model
+	(*ModelVersion)(nil),              // 11: footfall.v1.ModelVersion
+	(*TickRequest)(nil),               // 12: footfall.v1.TickRequest
+	(*TickResponse)(nil),              // 13: footfall.v1.TickResponse
+	(*SetClockRequest)(nil),           // 14: footfall.v1.SetClockRequest
+	(*SetClockResponse)(nil),          // 15: footfall.v1.SetClockResponse
+	(*WaitIdleRequest)(nil),           // 16: footfall.v1.WaitIdleRequest
+	(*WaitIdleResponse)(nil),          // 17: footfall.v1.WaitIdleResponse
+	(*VerifyRequest)(nil),             // 18: footfall.v1.VerifyRequest
+	(*VerifyProgress)(nil),            // 19: footfall.v1.VerifyProgress
+	(*ListDeadLettersRequest)(nil),    // 20: footfall.v1.ListDeadLettersRequest
+	(*ListDeadLettersResponse)(nil),   // 21: footfall.v1.ListDeadLettersResponse
+	(*DeadLetter)(nil),                // 22: footfall.v1.DeadLetter
+	(*GetDeadLetterRequest)(nil),      // 23: footfall.v1.GetDeadLetterRequest
+	(*GetDeadLetterResponse)(nil),     // 24: footfall.v1.GetDeadLetterResponse
+	(*ReplayDeadLettersRequest)(nil),  // 25: footfall.v1.ReplayDeadLettersRequest
+	(*ReplayDeadLettersResponse)(nil), // 26: footfall.v1.ReplayDeadLettersResponse
+	(*DeadLetterRefusal)(nil),         // 27: footfall.v1.DeadLetterRefusal
+	(*FixDeadLetterRequest)(nil),      // 28: footfall.v1.FixDeadLetterRequest
+	(*FixDeadLetterResponse)(nil),     // 29: footfall.v1.FixDeadLetterResponse
+	(*DropDeadLettersRequest)(nil),    // 30: footfall.v1.DropDeadLettersRequest
+	(*DropDeadLettersResponse)(nil),   // 31: footfall.v1.DropDeadLettersResponse
+	nil,                               // 32: footfall.v1.ModelVersion.EvaluationEntry
+	(ClockMode)(0),                    // 33: footfall.v1.ClockMode
+	(*timestamppb.Timestamp)(nil),     // 34: google.protobuf.Timestamp
+	(*Event)(nil),                     // 35: footfall.v1.Event
 }
 var file_footfall_v1_admin_proto_depIdxs = []int32{
 	2,  // 0: footfall.v1.Cluster.members:type_name -> footfall.v1.Member
-	31, // 1: footfall.v1.Cluster.clock:type_name -> footfall.v1.ClockMode
-	32, // 2: footfall.v1.Member.started:type_name -> google.protobuf.Timestamp
-	5,  // 3: footfall.v1.ListShardsResponse.shards:type_name -> footfall.v1.Shard
-	32, // 4: footfall.v1.Shard.last_checkpoint:type_name -> google.protobuf.Timestamp
-	8,  // 5: footfall.v1.ListModelsResponse.models:type_name -> footfall.v1.Model
-	9,  // 6: footfall.v1.Model.versions:type_name -> footfall.v1.ModelVersion
-	30, // 7: footfall.v1.ModelVersion.evaluation:type_name -> footfall.v1.ModelVersion.EvaluationEntry
-	31, // 8: footfall.v1.SetClockRequest.mode:type_name -> footfall.v1.ClockMode
-	20, // 9: footfall.v1.ListDeadLettersResponse.letters:type_name -> footfall.v1.DeadLetter
-	20, // 10: footfall.v1.GetDeadLetterResponse.letter:type_name -> footfall.v1.DeadLetter
-	25, // 11: footfall.v1.ReplayDeadLettersResponse.refusals:type_name -> footfall.v1.DeadLetterRefusal
-	33, // 12: footfall.v1.FixDeadLetterRequest.events:type_name -> footfall.v1.Event
+	33, // 1: footfall.v1.Cluster.clock:type_name -> footfall.v1.ClockMode
+	34, // 2: footfall.v1.Member.started:type_name -> google.protobuf.Timestamp
+	7,  // 3: footfall.v1.ListShardsResponse.shards:type_name -> footfall.v1.Shard
+	34, // 4: footfall.v1.Shard.last_checkpoint:type_name -> google.protobuf.Timestamp
+	10, // 5: footfall.v1.ListModelsResponse.models:type_name -> footfall.v1.Model
+	11, // 6: footfall.v1.Model.versions:type_name -> footfall.v1.ModelVersion
+	32, // 7: footfall.v1.ModelVersion.evaluation:type_name -> footfall.v1.ModelVersion.EvaluationEntry
+	33, // 8: footfall.v1.SetClockRequest.mode:type_name -> footfall.v1.ClockMode
+	22, // 9: footfall.v1.ListDeadLettersResponse.letters:type_name -> footfall.v1.DeadLetter
+	22, // 10: footfall.v1.GetDeadLetterResponse.letter:type_name -> footfall.v1.DeadLetter
+	27, // 11: footfall.v1.ReplayDeadLettersResponse.refusals:type_name -> footfall.v1.DeadLetterRefusal
+	35, // 12: footfall.v1.FixDeadLetterRequest.events:type_name -> footfall.v1.Event
 	0,  // 13: footfall.v1.AdminService.GetCluster:input_type -> footfall.v1.GetClusterRequest
-	3,  // 14: footfall.v1.AdminService.ListShards:input_type -> footfall.v1.ListShardsRequest
-	6,  // 15: footfall.v1.AdminService.ListModels:input_type -> footfall.v1.ListModelsRequest
-	10, // 16: footfall.v1.AdminService.Tick:input_type -> footfall.v1.TickRequest
-	12, // 17: footfall.v1.AdminService.SetClock:input_type -> footfall.v1.SetClockRequest
-	14, // 18: footfall.v1.AdminService.WaitIdle:input_type -> footfall.v1.WaitIdleRequest
-	16, // 19: footfall.v1.AdminService.Verify:input_type -> footfall.v1.VerifyRequest
-	18, // 20: footfall.v1.AdminService.ListDeadLetters:input_type -> footfall.v1.ListDeadLettersRequest
-	21, // 21: footfall.v1.AdminService.GetDeadLetter:input_type -> footfall.v1.GetDeadLetterRequest
-	23, // 22: footfall.v1.AdminService.ReplayDeadLetters:input_type -> footfall.v1.ReplayDeadLettersRequest
-	26, // 23: footfall.v1.AdminService.FixDeadLetter:input_type -> footfall.v1.FixDeadLetterRequest
-	28, // 24: footfall.v1.AdminService.DropDeadLetters:input_type -> footfall.v1.DropDeadLettersRequest
-	1,  // 25: footfall.v1.AdminService.GetCluster:output_type -> footfall.v1.Cluster
-	4,  // 26: footfall.v1.AdminService.ListShards:output_type -> footfall.v1.ListShardsResponse
-	7,  // 27: footfall.v1.AdminService.ListModels:output_type -> footfall.v1.ListModelsResponse
-	11, // 28: footfall.v1.AdminService.Tick:output_type -> footfall.v1.TickResponse
-	13, // 29: footfall.v1.AdminService.SetClock:output_type -> footfall.v1.SetClockResponse
-	15, // 30: footfall.v1.AdminService.WaitIdle:output_type -> footfall.v1.WaitIdleResponse
-	17, // 31: footfall.v1.AdminService.Verify:output_type -> footfall.v1.VerifyProgress
-	19, // 32: footfall.v1.AdminService.ListDeadLetters:output_type -> footfall.v1.ListDeadLettersResponse
-	22, // 33: footfall.v1.AdminService.GetDeadLetter:output_type -> footfall.v1.GetDeadLetterResponse
-	24, // 34: footfall.v1.AdminService.ReplayDeadLetters:output_type -> footfall.v1.ReplayDeadLettersResponse
-	27, // 35: footfall.v1.AdminService.FixDeadLetter:output_type -> footfall.v1.FixDeadLetterResponse
-	29, // 36: footfall.v1.AdminService.DropDeadLetters:output_type -> footfall.v1.DropDeadLettersResponse
-	25, // [25:37] is the sub-list for method output_type
-	13, // [13:25] is the sub-list for method input_type
+	5,  // 14: footfall.v1.AdminService.ListShards:input_type -> footfall.v1.ListShardsRequest
+	3,  // 15: footfall.v1.AdminService.DrainMember:input_type -> footfall.v1.DrainMemberRequest
+	8,  // 16: footfall.v1.AdminService.ListModels:input_type -> footfall.v1.ListModelsRequest
+	12, // 17: footfall.v1.AdminService.Tick:input_type -> footfall.v1.TickRequest
+	14, // 18: footfall.v1.AdminService.SetClock:input_type -> footfall.v1.SetClockRequest
+	16, // 19: footfall.v1.AdminService.WaitIdle:input_type -> footfall.v1.WaitIdleRequest
+	18, // 20: footfall.v1.AdminService.Verify:input_type -> footfall.v1.VerifyRequest
+	20, // 21: footfall.v1.AdminService.ListDeadLetters:input_type -> footfall.v1.ListDeadLettersRequest
+	23, // 22: footfall.v1.AdminService.GetDeadLetter:input_type -> footfall.v1.GetDeadLetterRequest
+	25, // 23: footfall.v1.AdminService.ReplayDeadLetters:input_type -> footfall.v1.ReplayDeadLettersRequest
+	28, // 24: footfall.v1.AdminService.FixDeadLetter:input_type -> footfall.v1.FixDeadLetterRequest
+	30, // 25: footfall.v1.AdminService.DropDeadLetters:input_type -> footfall.v1.DropDeadLettersRequest
+	1,  // 26: footfall.v1.AdminService.GetCluster:output_type -> footfall.v1.Cluster
+	6,  // 27: footfall.v1.AdminService.ListShards:output_type -> footfall.v1.ListShardsResponse
+	4,  // 28: footfall.v1.AdminService.DrainMember:output_type -> footfall.v1.DrainMemberResponse
+	9,  // 29: footfall.v1.AdminService.ListModels:output_type -> footfall.v1.ListModelsResponse
+	13, // 30: footfall.v1.AdminService.Tick:output_type -> footfall.v1.TickResponse
+	15, // 31: footfall.v1.AdminService.SetClock:output_type -> footfall.v1.SetClockResponse
+	17, // 32: footfall.v1.AdminService.WaitIdle:output_type -> footfall.v1.WaitIdleResponse
+	19, // 33: footfall.v1.AdminService.Verify:output_type -> footfall.v1.VerifyProgress
+	21, // 34: footfall.v1.AdminService.ListDeadLetters:output_type -> footfall.v1.ListDeadLettersResponse
+	24, // 35: footfall.v1.AdminService.GetDeadLetter:output_type -> footfall.v1.GetDeadLetterResponse
+	26, // 36: footfall.v1.AdminService.ReplayDeadLetters:output_type -> footfall.v1.ReplayDeadLettersResponse
+	29, // 37: footfall.v1.AdminService.FixDeadLetter:output_type -> footfall.v1.FixDeadLetterResponse
+	31, // 38: footfall.v1.AdminService.DropDeadLetters:output_type -> footfall.v1.DropDeadLettersResponse
+	26, // [26:39] is the sub-list for method output_type
+	13, // [13:26] is the sub-list for method input_type
 	13, // [13:13] is the sub-list for extension type_name
 	13, // [13:13] is the sub-list for extension extendee
 	0,  // [0:13] is the sub-list for field type_name
@@ -2241,7 +2352,7 @@ func file_footfall_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_footfall_v1_admin_proto_rawDesc), len(file_footfall_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   31,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

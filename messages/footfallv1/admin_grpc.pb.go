@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	AdminService_GetCluster_FullMethodName        = "/footfall.v1.AdminService/GetCluster"
 	AdminService_ListShards_FullMethodName        = "/footfall.v1.AdminService/ListShards"
+	AdminService_DrainMember_FullMethodName       = "/footfall.v1.AdminService/DrainMember"
 	AdminService_ListModels_FullMethodName        = "/footfall.v1.AdminService/ListModels"
 	AdminService_Tick_FullMethodName              = "/footfall.v1.AdminService/Tick"
 	AdminService_SetClock_FullMethodName          = "/footfall.v1.AdminService/SetClock"
@@ -39,6 +40,8 @@ const (
 type AdminServiceClient interface {
 	GetCluster(ctx context.Context, in *GetClusterRequest, opts ...grpc.CallOption) (*Cluster, error)
 	ListShards(ctx context.Context, in *ListShardsRequest, opts ...grpc.CallOption) (*ListShardsResponse, error)
+	// DrainMember has a member give its shards up for good, and then end. It answers once that has begun.
+	DrainMember(ctx context.Context, in *DrainMemberRequest, opts ...grpc.CallOption) (*DrainMemberResponse, error)
 	ListModels(ctx context.Context, in *ListModelsRequest, opts ...grpc.CallOption) (*ListModelsResponse, error)
 	// Tick ends a day in every shard's log.
 	Tick(ctx context.Context, in *TickRequest, opts ...grpc.CallOption) (*TickResponse, error)
@@ -80,6 +83,16 @@ func (c *adminServiceClient) ListShards(ctx context.Context, in *ListShardsReque
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListShardsResponse)
 	err := c.cc.Invoke(ctx, AdminService_ListShards_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) DrainMember(ctx context.Context, in *DrainMemberRequest, opts ...grpc.CallOption) (*DrainMemberResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DrainMemberResponse)
+	err := c.cc.Invoke(ctx, AdminService_DrainMember_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -201,6 +214,8 @@ func (c *adminServiceClient) DropDeadLetters(ctx context.Context, in *DropDeadLe
 type AdminServiceServer interface {
 	GetCluster(context.Context, *GetClusterRequest) (*Cluster, error)
 	ListShards(context.Context, *ListShardsRequest) (*ListShardsResponse, error)
+	// DrainMember has a member give its shards up for good, and then end. It answers once that has begun.
+	DrainMember(context.Context, *DrainMemberRequest) (*DrainMemberResponse, error)
 	ListModels(context.Context, *ListModelsRequest) (*ListModelsResponse, error)
 	// Tick ends a day in every shard's log.
 	Tick(context.Context, *TickRequest) (*TickResponse, error)
@@ -233,6 +248,9 @@ func (UnimplementedAdminServiceServer) GetCluster(context.Context, *GetClusterRe
 }
 func (UnimplementedAdminServiceServer) ListShards(context.Context, *ListShardsRequest) (*ListShardsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListShards not implemented")
+}
+func (UnimplementedAdminServiceServer) DrainMember(context.Context, *DrainMemberRequest) (*DrainMemberResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DrainMember not implemented")
 }
 func (UnimplementedAdminServiceServer) ListModels(context.Context, *ListModelsRequest) (*ListModelsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListModels not implemented")
@@ -317,6 +335,24 @@ func _AdminService_ListShards_Handler(srv interface{}, ctx context.Context, dec 
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AdminServiceServer).ListShards(ctx, req.(*ListShardsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_DrainMember_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DrainMemberRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).DrainMember(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_DrainMember_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).DrainMember(ctx, req.(*DrainMemberRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -508,6 +544,10 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListShards",
 			Handler:    _AdminService_ListShards_Handler,
+		},
+		{
+			MethodName: "DrainMember",
+			Handler:    _AdminService_DrainMember_Handler,
 		},
 		{
 			MethodName: "ListModels",

@@ -30,7 +30,9 @@ type GetCustomerRequest struct {
 	// Compute the features as of this later time.
 	At *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`
 	// A model whose explanation is added.
-	Explain       string `protobuf:"bytes,4,opt,name=explain,proto3" json:"explain,omitempty"`
+	Explain string `protobuf:"bytes,4,opt,name=explain,proto3" json:"explain,omitempty"`
+	// Also take the answer of a node that has served the shard, and does not know now whether another does: as_of tells how stale it may be.
+	AllowStale    bool `protobuf:"varint,5,opt,name=allow_stale,json=allowStale,proto3" json:"allow_stale,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -91,6 +93,13 @@ func (x *GetCustomerRequest) GetExplain() string {
 		return x.Explain
 	}
 	return ""
+}
+
+func (x *GetCustomerRequest) GetAllowStale() bool {
+	if x != nil {
+		return x.AllowStale
+	}
+	return false
 }
 
 // AsOf says how fresh an answer is.
@@ -1082,13 +1091,15 @@ var File_footfall_v1_query_proto protoreflect.FileDescriptor
 
 const file_footfall_v1_query_proto_rawDesc = "" +
 	"\n" +
-	"\x17footfall/v1/query.proto\x12\vfootfall.v1\x1a\x17footfall/v1/event.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x96\x01\n" +
+	"\x17footfall/v1/query.proto\x12\vfootfall.v1\x1a\x17footfall/v1/event.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb7\x01\n" +
 	"\x12GetCustomerRequest\x12\x1f\n" +
 	"\vcustomer_id\x18\x01 \x01(\tR\n" +
 	"customerId\x12\x19\n" +
 	"\bwait_for\x18\x02 \x01(\tR\awaitFor\x12*\n" +
 	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x18\n" +
-	"\aexplain\x18\x04 \x01(\tR\aexplain\"i\n" +
+	"\aexplain\x18\x04 \x01(\tR\aexplain\x12\x1f\n" +
+	"\vallow_stale\x18\x05 \x01(\bR\n" +
+	"allowStale\"i\n" +
 	"\x04AsOf\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x19\n" +

@@ -24,15 +24,27 @@ type Admin struct {
 
 	host   Host
 	id     Identity
-	models Models // may be nil
+	models Models  // may be nil
+	nodes  *router // nil on a node on its own
 	dead   *deadLetters
 	rates  *Rates
 	state  func() string
 	now    func() time.Time
 }
 
-// GetCluster implements the gRPC service: a cluster of one.
-func (s *Admin) GetCluster(context.Context, *footfallv1.GetClusterRequest) (*footfallv1.Cluster, error) {
+// GetCluster implements the gRPC service.
+func (s *Admin) GetCluster(ctx context.Context, r *footfallv1.GetClusterRequest) (*footfallv1.Cluster, error) {
+	mine := s.alone()
+	if s.nodes == nil || forwarded(ctx) {
+		return mine, nil
+	}
+	return s.together(mine, others(ctx, s.nodes, memberPatience, func(ctx context.Context, conn grpc.ClientConnInterface) (*footfallv1.Cluster, error) {
+		return footfallv1.NewAdminServiceClient(conn).GetCluster(ctx, r)
+	})), nil
+}
+
+// alone is the cluster as far as this node is it.
+func (s *Admin) alone() *footfallv1.Cluster {
 	statuses := s.host.Status()
 	me := &footfallv1.Member{
 		Name:        s.id.Name,
@@ -42,9 +54,13 @@ func (s *Admin) GetCluster(context.Context, *footfallv1.GetClusterRequest) (*foo
 		GrpcAddress: s.id.GRPCAddress,
 		Version:     s.id.Version,
 		Started:     timestamppb.New(s.id.Started),
+		Zone:        s.id.Zone,
 	}
 	if s.models != nil {
 		me.Devices = s.models.Devices()
+	}
+	if s.nodes != nil { // the others' shards are theirs to tell of
+		statuses = slices.DeleteFunc(statuses, func(st actors.Status) bool { return st.State != actors.Active })
 	}
 	for _, st := range statuses {
 		if st.State == actors.Active {
@@ -59,7 +75,7 @@ func (s *Admin) GetCluster(context.Context, *footfallv1.GetClusterRequest) (*foo
 		Clock:       s.host.Clock(),
 		FoldVersion: behavior.FoldVersion,
 		LastTick:    lastTick(statuses),
-	}, nil
+	}
 }
 
 // lastTick is the last day that has ended in every shard. ISO dates sort as text.
@@ -75,7 +91,18 @@ func lastTick(statuses []actors.Status) string {
 }
 
 // ListShards implements the gRPC service.
-func (s *Admin) ListShards(context.Context, *footfallv1.ListShardsRequest) (*footfallv1.ListShardsResponse, error) {
+func (s *Admin) ListShards(ctx context.Context, r *footfallv1.ListShardsRequest) (*footfallv1.ListShardsResponse, error) {
+	mine := s.shardsHere()
+	if s.nodes == nil || forwarded(ctx) {
+		return mine, nil
+	}
+	return s.shardsTogether(mine, others(ctx, s.nodes, memberPatience, func(ctx context.Context, conn grpc.ClientConnInterface) (*footfallv1.ListShardsResponse, error) {
+		return footfallv1.NewAdminServiceClient(conn).ListShards(ctx, r)
+	})), nil
+}
+
+// shardsHere are the shards as this node sees them.
+func (s *Admin) shardsHere() *footfallv1.ListShardsResponse {
 	out := &footfallv1.ListShardsResponse{}
 	for _, st := range s.host.Status() {
 		sh := &footfallv1.Shard{
@@ -106,7 +133,7 @@ func (s *Admin) ListShards(context.Context, *footfallv1.ListShardsRequest) (*foo
 		}
 		out.Shards = append(out.Shards, sh)
 	}
-	return out, nil
+	return out
 }
 
 // ListModels implements the gRPC service.
@@ -143,11 +170,17 @@ func (s *Admin) Tick(ctx context.Context, r *footfallv1.TickRequest) (*footfallv
 	if f := s.endable(r.GetDate()); f != nil {
 		return nil, f
 	}
-	appended, err := s.host.Tick(ctx, r.GetDate())
-	if err != nil {
-		return nil, err
-	}
-	return &footfallv1.TickResponse{Appended: appended}, nil
+	return route(ctx, s.nodes, clockShard,
+		func(ctx context.Context) (*footfallv1.TickResponse, error) {
+			appended, err := s.host.Tick(ctx, r.GetDate())
+			if err != nil {
+				return nil, err
+			}
+			return &footfallv1.TickResponse{Appended: appended}, nil
+		},
+		func(ctx context.Context, conn grpc.ClientConnInterface) (*footfallv1.TickResponse, error) {
+			return footfallv1.NewAdminServiceClient(conn).Tick(ctx, r)
+		})
 }
 
 // SetClock implements the gRPC service.
@@ -160,12 +193,25 @@ func (s *Admin) SetClock(ctx context.Context, r *footfallv1.SetClockRequest) (*f
 	if err := s.host.SetClock(ctx, r.GetMode()); err != nil {
 		return nil, err
 	}
+	if s.nodes != nil {
+		if err := s.waitIdle(ctx, s.allShards(), false); err != nil {
+			return nil, err
+		}
+	}
 	return &footfallv1.SetClockResponse{}, nil
 }
 
 // WaitIdle implements the gRPC service.
 func (s *Admin) WaitIdle(ctx context.Context, r *footfallv1.WaitIdleRequest) (*footfallv1.WaitIdleResponse, error) {
-	if err := s.host.WaitIdle(ctx, r.GetScored()); err != nil {
+	shards, err := s.chosen(r.GetShards())
+	switch {
+	case err != nil:
+	case s.nodes == nil && len(r.GetShards()) == 0:
+		err = s.host.WaitIdle(ctx, r.GetScored())
+	default:
+		err = s.waitIdle(ctx, shards, r.GetScored())
+	}
+	if err != nil {
 		return nil, err
 	}
 	return &footfallv1.WaitIdleResponse{}, nil
@@ -173,41 +219,58 @@ func (s *Admin) WaitIdle(ctx context.Context, r *footfallv1.WaitIdleRequest) (*f
 
 // Verify implements the gRPC service.
 func (s *Admin) Verify(r *footfallv1.VerifyRequest, stream grpc.ServerStreamingServer[footfallv1.VerifyProgress]) error {
-	shards := slices.Clone(r.GetShards())
-	slices.Sort(shards)
-	shards = slices.Compact(shards)
-	if n := len(shards); n > 0 && int(shards[n-1]) >= s.id.Shards {
-		return &messages.Fault{Field: "shards", Reason: fmt.Sprintf("must be from 0 to %d, not %d", s.id.Shards-1, shards[n-1])}
-	}
-	if len(shards) == 0 {
-		for i := range s.id.Shards {
-			shards = append(shards, uint32(i))
-		}
+	shards, err := s.chosen(r.GetShards())
+	if err != nil {
+		return err
 	}
 	for i, shard := range shards {
-		v, err := s.host.Verify(stream.Context(), int(shard))
+		p, err := s.verify(stream.Context(), shard)
 		if err != nil {
-			return fmt.Errorf("shard %d: %w", shard, err)
+			return err
 		}
-		p := &footfallv1.VerifyProgress{
-			Shard:     shard,
-			Events:    v.Events,
-			Customers: v.Customers,
-			Offset:    int64(v.Next) - 1,
-			Done:      uint32(i + 1),
-			Total:     uint32(len(shards)),
-		}
-		for _, d := range v.Differences[:min(len(v.Differences), maxDifferences)] {
-			p.Differences = append(p.Differences, fmt.Sprintf("customer %q: %s", d.CustomerID, d.What))
-		}
-		if more := len(v.Differences) - maxDifferences; more > 0 {
-			p.Differences = append(p.Differences, fmt.Sprintf("and %d more", more))
-		}
+		p.Done, p.Total = uint32(i+1), uint32(len(shards))
 		if err := stream.Send(p); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// verifyHere folds a shard of this node again.
+func (s *Admin) verifyHere(ctx context.Context, shard uint32) (*footfallv1.VerifyProgress, error) {
+	v, err := s.host.Verify(ctx, int(shard))
+	if err != nil {
+		return nil, fmt.Errorf("shard %d: %w", shard, err)
+	}
+	p := &footfallv1.VerifyProgress{Shard: shard, Events: v.Events, Customers: v.Customers, Offset: int64(v.Next) - 1}
+	for _, d := range v.Differences[:min(len(v.Differences), maxDifferences)] {
+		p.Differences = append(p.Differences, fmt.Sprintf("customer %q: %s", d.CustomerID, d.What))
+	}
+	if more := len(v.Differences) - maxDifferences; more > 0 {
+		p.Differences = append(p.Differences, fmt.Sprintf("and %d more", more))
+	}
+	return p, nil
+}
+
+// allShards are the numbers of all shards.
+func (s *Admin) allShards() []uint32 {
+	all := make([]uint32, s.id.Shards)
+	for i := range all {
+		all[i] = uint32(i)
+	}
+	return all
+}
+
+// chosen are the shards that a request names, in order and each once; all where it names none.
+func (s *Admin) chosen(named []uint32) ([]uint32, error) {
+	if len(named) == 0 {
+		return s.allShards(), nil
+	}
+	shards := slices.Compact(slices.Sorted(slices.Values(named)))
+	if last := shards[len(shards)-1]; int(last) >= s.id.Shards {
+		return nil, &messages.Fault{Field: "shards", Reason: fmt.Sprintf("must be from 0 to %d, not %d", s.id.Shards-1, last)}
+	}
+	return shards, nil
 }
 
 // brief shortens what a client sent for an answer.

@@ -23,6 +23,8 @@ type Options struct {
 	Identity Identity
 	Limits   Limits
 	Host     Host
+	// Cluster is the way to the other nodes; nil for a node on its own.
+	Cluster Cluster
 	// Models and DeadLetters may be nil.
 	Models      Models
 	DeadLetters DeadLetters
@@ -54,9 +56,13 @@ func New(o Options) (*API, error) {
 		o.Now = time.Now
 	}
 	c := &chain{metrics: o.Metrics, logger: o.Logger, query: o.Limits.Query, ending: make(chan struct{})}
+	var nodes *router
+	if o.Cluster != nil {
+		nodes = &router{o.Cluster, o.Identity.Name}
+	}
 	ingest := newIngest(o.Host, o.Identity, o.Limits, o.Metrics)
 	customers := &Customers{
-		host: o.Host, id: o.Identity, models: o.Models,
+		host: o.Host, id: o.Identity, models: o.Models, nodes: nodes,
 		validator: messages.Validator{Shards: o.Identity.Shards, Currency: o.Identity.Currency},
 	}
 	var inferenceServer *oip.Server // nil without models
@@ -68,7 +74,7 @@ func New(o Options) (*API, error) {
 		}
 	}
 	admin := &Admin{
-		host: o.Host, id: o.Identity, models: o.Models, rates: o.Rates, state: o.State, now: o.Now,
+		host: o.Host, id: o.Identity, models: o.Models, nodes: nodes, rates: o.Rates, state: o.State, now: o.Now,
 		dead: newDeadLetters(o.DeadLetters, ingest, o.Logger),
 	}
 

@@ -3,6 +3,7 @@ package api
 import (
 	"fmt"
 
+	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
 	protobuf "google.golang.org/protobuf/proto"
@@ -11,6 +12,9 @@ import (
 // codec is the wire format of gRPC with generated, reflection-free code where messages have
 // it. Those of health and reflection have not.
 type codec struct{}
+
+// Codec is for the clients of nodes: what theirs is to the services.
+var Codec encoding.CodecV2 = codec{}
 
 type fastMessage interface {
 	SizeVT() int

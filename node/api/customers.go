@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"footfall/actors"
@@ -30,6 +31,7 @@ type Customers struct {
 	id        Identity
 	models    Models  // may be nil
 	queries   Queries // nil without models
+	nodes     *router // nil on a node on its own
 	validator messages.Validator
 }
 
@@ -38,13 +40,31 @@ func (s *Customers) GetCustomer(ctx context.Context, r *footfallv1.GetCustomerRe
 	if f := s.names(r.GetCustomerId(), r.GetWaitFor()); f != nil {
 		return nil, f
 	}
+	if r.GetAt() != nil && !r.GetAt().IsValid() {
+		return nil, &messages.Fault{Field: "at", Reason: "is no valid time"}
+	}
+	shard := messages.ShardOf(r.GetCustomerId(), s.id.Shards)
+	if r.GetAllowStale() && s.nodes != nil && !s.nodes.Locate(shard).Here {
+		if c, err := s.get(ctx, r); !moved(err) {
+			if err == nil {
+				c.AsOf.StaleMs = s.nodes.Stale(shard).Milliseconds()
+			}
+			return c, err
+		}
+	}
+	return route(ctx, s.nodes, shard,
+		func(ctx context.Context) (*footfallv1.Customer, error) { return s.get(ctx, r) },
+		func(ctx context.Context, owner grpc.ClientConnInterface) (*footfallv1.Customer, error) {
+			return footfallv1.NewCustomerServiceClient(owner).GetCustomer(ctx, r)
+		})
+}
+
+// get answers on this node.
+func (s *Customers) get(ctx context.Context, r *footfallv1.GetCustomerRequest) (*footfallv1.Customer, error) {
 	if r.GetExplain() != "" {
 		if err := s.explainable(r.GetExplain()); err != nil {
 			return nil, err
 		}
-	}
-	if r.GetAt() != nil && !r.GetAt().IsValid() {
-		return nil, &messages.Fault{Field: "at", Reason: "is no valid time"}
 	}
 	if r.GetWaitFor() != "" {
 		if err := s.host.WaitFor(ctx, r.GetCustomerId(), r.GetWaitFor()); err != nil {
@@ -88,6 +108,15 @@ func (s *Customers) BatchGetCustomers(ctx context.Context, r *footfallv1.BatchGe
 	if r.GetAt() != nil && !r.GetAt().IsValid() {
 		return nil, &messages.Fault{Field: "at", Reason: "is no valid time"}
 	}
+	if s.nodes == nil {
+		return s.getMany(ctx, r)
+	}
+	return s.gather(ctx, r)
+}
+
+// getMany answers on this node, in the order of the request.
+func (s *Customers) getMany(ctx context.Context, r *footfallv1.BatchGetCustomersRequest) (*footfallv1.BatchGetCustomersResponse, error) {
+	ids := r.GetCustomerIds()
 	answers, err := s.host.AskMany(ctx, ids)
 	if err != nil {
 		return nil, err
@@ -121,6 +150,17 @@ func (s *Customers) GetHistory(ctx context.Context, r *footfallv1.GetHistoryRequ
 		return nil, &messages.Fault{Field: "limit", Reason: fmt.Sprintf("must be at most %d", maxHistory)}
 	}
 	shard := messages.ShardOf(id, s.id.Shards)
+	return route(ctx, s.nodes, shard,
+		func(ctx context.Context) (*footfallv1.GetHistoryResponse, error) {
+			return s.history(ctx, id, shard, limit)
+		},
+		func(ctx context.Context, owner grpc.ClientConnInterface) (*footfallv1.GetHistoryResponse, error) {
+			return footfallv1.NewCustomerServiceClient(owner).GetHistory(ctx, r)
+		})
+}
+
+// history answers on this node.
+func (s *Customers) history(ctx context.Context, id string, shard, limit int) (*footfallv1.GetHistoryResponse, error) {
 	out := &footfallv1.GetHistoryResponse{}
 	var err error
 	out.Truncated, err = s.host.History(ctx, id, limit, func(e actors.HistoryEntry) error {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"path"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -40,8 +41,14 @@ func (c *chain) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, 
 			defer cancel()
 		}
 		start := time.Now()
+		var elsewhere *atomic.Bool
+		ctx, elsewhere = withWhere(ctx)
 		defer func() {
-			c.metrics.query.WithLabelValues(method, whereOwner).Observe(time.Since(start).Seconds())
+			answered := whereOwner
+			if elsewhere.Load() {
+				answered = whereForwarded
+			}
+			c.metrics.query.WithLabelValues(method, answered).Observe(time.Since(start).Seconds())
 		}()
 	}
 	err = c.call(info.FullMethod, func() (err error) {

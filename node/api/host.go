@@ -27,6 +27,7 @@ type Host interface {
 	SetClock(ctx context.Context, mode footfallv1.ClockMode) error
 	Clock() footfallv1.ClockMode
 	WaitIdle(ctx context.Context, scored bool) error
+	WaitShardIdle(ctx context.Context, shard int, scored bool) error
 	Status() []actors.Status
 	Verify(ctx context.Context, shard int) (*actors.Verified, error)
 }
@@ -59,7 +60,9 @@ type Identity struct {
 	Currency string
 	Calendar *behavior.Calendar
 	Started  time.Time
-	// HTTPAddress and GRPCAddress are where it listens.
+	// Zone is where it runs, in its operator's words.
+	Zone string
+	// HTTPAddress and GRPCAddress are where others reach it.
 	HTTPAddress, GRPCAddress string
 }
 

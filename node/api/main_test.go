@@ -145,6 +145,7 @@ func (h *scripted) Tick(context.Context, string) (bool, error)            { retu
 func (h *scripted) SetClock(context.Context, footfallv1.ClockMode) error  { return nil }
 func (h *scripted) Clock() footfallv1.ClockMode                           { return footfallv1.ClockMode_CLOCK_MODE_DRIVEN }
 func (h *scripted) WaitIdle(context.Context, bool) error                  { return nil }
+func (h *scripted) WaitShardIdle(context.Context, int, bool) error        { return nil }
 func (h *scripted) Status() []actors.Status                               { return h.statuses }
 func (h *scripted) Verify(context.Context, int) (*actors.Verified, error) { return h.verified, nil }
 
@@ -168,6 +169,7 @@ func serve(t *testing.T, h Host, change ...func(*Options)) *served {
 	reg := prometheus.NewRegistry()
 	m, err := NewMetrics(reg, "v-test")
 	require.NoError(t, err)
+	require.NoError(t, m.Alone(reg))
 	o := Options{
 		Identity: Identity{
 			Name: "a", Version: "v-test", Roles: []string{"shards"}, Shards: shardsOfTest, Currency: "USD",

@@ -61,7 +61,7 @@ func NewMetrics(reg prometheus.Registerer, version string) (*Metrics, error) {
 	var err error
 	m.oip, err = oip.NewMetrics(reg)
 	errs = append(errs, err)
-	for _, c := range []prometheus.Collector{m.query, m.rejections, m.members, m.panics, info} {
+	for _, c := range []prometheus.Collector{m.query, m.rejections, m.panics, info} {
 		errs = append(errs, reg.Register(c))
 	}
 	for _, reason := range rejectionReasons() {
@@ -70,21 +70,38 @@ func NewMetrics(reg prometheus.Registerer, version string) (*Metrics, error) {
 	for _, method := range footfallv1.CustomerService_ServiceDesc.Methods {
 		m.query.WithLabelValues(method.MethodName, whereOwner)
 	}
-	for _, state := range memberStates {
-		m.members.WithLabelValues(state)
-	}
 	return m, errors.Join(errs...)
 }
 
-// whereOwner says that a query was answered by the node that got it.
-const whereOwner = "owner"
+// Alone registers what only a node on its own tells of itself: in a cluster the loop that knows
+// the members does.
+func (m *Metrics) Alone(reg prometheus.Registerer) error {
+	for _, state := range memberStates {
+		m.members.WithLabelValues(state)
+	}
+	return reg.Register(m.members)
+}
+
+// InCluster begins the series of queries that other nodes answer.
+func (m *Metrics) InCluster() {
+	for _, method := range footfallv1.CustomerService_ServiceDesc.Methods {
+		m.query.WithLabelValues(method.MethodName, whereForwarded)
+	}
+}
+
+// whereOwner says that a query was answered by the node that got it, whereForwarded that another
+// did, for all of it or for a part.
+const (
+	whereOwner     = "owner"
+	whereForwarded = "forwarded"
+)
 
 // stateDraining is that of a node to which nothing new should be sent.
 const stateDraining = "draining"
 
 var memberStates = [...]string{"joining", "active", stateDraining}
 
-// SetState says where in its life the only member of a cluster of one is.
+// SetState says where in its life a node on its own is.
 func (m *Metrics) SetState(state string) {
 	for _, s := range memberStates {
 		n := 0.0

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"footfall/actors"
+	"footfall/cluster"
 	"footfall/inference"
 	"footfall/messages"
 )
@@ -39,6 +40,7 @@ const retryAfter = time.Second
 //	the awaited event refused  ABORTED              409
 //	too much at once           RESOURCE_EXHAUSTED   429, with Retry-After
 //	tick under a wall clock    FAILED_PRECONDITION  400
+//	another node's shard       UNAVAILABLE          503, with Retry-After and the owner
 //	shard not served, disk     UNAVAILABLE          503, with Retry-After
 //	past the deadline          DEADLINE_EXCEEDED    504
 //	log gap, wrong checksum    DATA_LOSS            500
@@ -60,6 +62,7 @@ func statusOf(err error) *status.Status {
 		corrupt   *messages.CorruptError
 		gap       *messages.LogGapError
 		regressed *messages.LogRegressedError
+		notOwner  *cluster.NotOwnerError
 	)
 	switch {
 	case errors.As(err, &rejected):
@@ -72,6 +75,8 @@ func statusOf(err error) *status.Status {
 		return detailed(codes.ResourceExhausted, err.Error(), retryDetail())
 	case errors.Is(err, actors.ErrClock):
 		return status.New(codes.FailedPrecondition, err.Error())
+	case errors.As(err, &notOwner):
+		return detailed(codes.Unavailable, err.Error(), notOwnerDetail(notOwner), retryDetail())
 	case errors.As(err, &notActive), errors.As(err, &stale), errors.As(err, &closed),
 		errors.Is(err, inference.ErrClosed), errors.Is(err, inference.ErrNoDevice):
 		return detailed(codes.Unavailable, err.Error(), retryDetail())
@@ -88,9 +93,9 @@ func statusOf(err error) *status.Status {
 	return status.New(codes.Internal, err.Error())
 }
 
-func detailed(code codes.Code, message string, detail protoadapt.MessageV1) *status.Status {
+func detailed(code codes.Code, message string, details ...protoadapt.MessageV1) *status.Status {
 	s := status.New(code, message)
-	if with, err := s.WithDetails(detail); err == nil {
+	if with, err := s.WithDetails(details...); err == nil {
 		return with
 	}
 	return s

@@ -1,0 +1,202 @@
+package members_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"footfall/messages/footfallv1"
+	"footfall/node"
+	"footfall/node/config"
+)
+
+// childEnv makes this binary a node of its own, of the spec that it holds as JSON.
+const childEnv = "FOOTFALL_TEST_MEMBER"
+
+func TestMain(m *testing.M) {
+	if text := os.Getenv(childEnv); text != "" {
+		os.Exit(child(text))
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// spec is a node of a cluster.
+type spec struct {
+	Name             string
+	Broker, Database string
+	Join             []string
+	Shards           int
+}
+
+func (s spec) config() *config.Config {
+	c := config.Default()
+	c.Name, c.Roles, c.Zone = s.Name, config.Roles{config.RoleShards}, "zone of "+s.Name
+	c.HTTPListen, c.GRPCListen, c.ClusterListen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	c.LogDir, c.LogBroker = "", s.Broker
+	c.StoreDir, c.StoreDatabases = "", []string{s.Database}
+	c.ClusterJoin = s.Join
+	c.Shards = s.Shards
+	c.Clock = footfallv1.ClockMode_CLOCK_MODE_DRIVEN
+	c.CheckpointInterval = time.Second
+	c.DrainTimeout = 20 * time.Second
+	return c
+}
+
+func (s spec) node(logger *slog.Logger, reg *prometheus.Registry) (*node.Node, error) {
+	return node.New(node.Options{Config: s.config(), Version: "v-test", Logger: logger, Registry: reg})
+}
+
+// child is a node in a process of its own, for a test to kill. It ends with its parent: its
+// standard input ends then.
+func child(text string) int {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin) // until it ends, however it does
+		cancel()
+	}()
+	var s spec
+	err := json.Unmarshal([]byte(text), &s)
+	if err == nil {
+		var n *node.Node
+		if n, err = s.node(slog.New(slog.NewJSONHandler(os.Stdout, nil)), prometheus.NewRegistry()); err == nil {
+			err = n.Run(ctx)
+		}
+	}
+	if err != nil {
+		slog.Error("child failed", "error", err)
+		return 1
+	}
+	return 0
+}
+
+// member is a node that runs, here or in a process of its own, and clients of it.
+type member struct {
+	footfallv1.IngestServiceClient
+	footfallv1.CustomerServiceClient
+	footfallv1.AdminServiceClient
+	name string
+	conn *grpc.ClientConn
+
+	// Here.
+	node     *node.Node
+	registry *prometheus.Registry
+	cancel   context.CancelFunc
+	ended    chan error
+
+	// In a process of its own.
+	cmd   *exec.Cmd
+	stdin io.Closer
+	log   sync.WaitGroup
+}
+
+func (m *member) dial(t *testing.T, address string) {
+	t.Helper()
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	require.NoError(t, err)
+	m.conn = conn
+	m.IngestServiceClient = footfallv1.NewIngestServiceClient(conn)
+	m.CustomerServiceClient = footfallv1.NewCustomerServiceClient(conn)
+	m.AdminServiceClient = footfallv1.NewAdminServiceClient(conn)
+}
+
+// launch starts a node in this process.
+func launch(t *testing.T, s spec) *member {
+	t.Helper()
+	m := &member{name: s.Name, registry: prometheus.NewRegistry(), ended: make(chan error, 1)}
+	logger := slog.New(slog.DiscardHandler)
+	if testing.Verbose() {
+		logger = slog.New(slog.NewTextHandler(t.Output(), nil)).With("on", s.Name)
+	}
+	var err error
+	m.node, err = s.node(logger, m.registry)
+	require.NoError(t, err)
+	m.dial(t, m.node.GRPCAddr())
+	ctx, cancel := context.WithCancel(context.Background()) //nolint:usetesting // the node outlives the test's context, until its cleanup
+	m.cancel = cancel
+	go func() { m.ended <- m.node.Run(ctx) }()
+	t.Cleanup(func() { m.halt(t) })
+	return m
+}
+
+// halt stops a node in order. It does nothing the second time.
+func (m *member) halt(t *testing.T) {
+	t.Helper()
+	if m.conn == nil {
+		return
+	}
+	if m.cmd != nil {
+		if m.cmd.ProcessState == nil {
+			require.NoError(t, m.cmd.Process.Signal(syscall.SIGKILL))
+			m.wait()
+		}
+	} else {
+		m.cancel()
+		require.NoError(t, <-m.ended)
+	}
+	require.NoError(t, m.conn.Close())
+	m.conn = nil
+}
+
+// spawn starts a node in a process of its own, and returns once it listens.
+func spawn(t *testing.T, s spec) *member {
+	t.Helper()
+	text, err := json.Marshal(s)
+	require.NoError(t, err)
+	m := &member{name: s.Name, cmd: exec.Command(os.Args[0])} //nolint:noctx // the test ends it
+	m.cmd.Env = append(os.Environ(), childEnv+"="+string(text))
+	m.cmd.Stderr = t.Output()
+	m.stdin, err = m.cmd.StdinPipe()
+	require.NoError(t, err)
+	out, err := m.cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, m.cmd.Start())
+	lines := bufio.NewScanner(out)
+	for m.conn == nil && lines.Scan() {
+		var l struct{ Msg, GRPC string }
+		if json.Unmarshal(lines.Bytes(), &l) == nil && l.Msg == "listening" {
+			m.dial(t, l.GRPC)
+		}
+		tell(t, lines.Bytes())
+	}
+	m.log.Go(func() {
+		for lines.Scan() {
+			tell(t, lines.Bytes())
+		}
+	})
+	require.NotNil(t, m.conn, "the child has ended")
+	t.Cleanup(func() { m.halt(t) })
+	return m
+}
+
+// tell shows a line of a child's log where it says that something is wrong.
+func tell(t *testing.T, line []byte) {
+	var l struct{ Level string }
+	_ = json.Unmarshal(line, &l) // what is not JSON is nobody's line
+	if testing.Verbose() || l.Level == slog.LevelError.String() {
+		fmt.Fprintln(t.Output(), string(line))
+	}
+}
+
+// wait returns how a process ended.
+func (m *member) wait() error {
+	m.log.Wait()
+	err := m.cmd.Wait()
+	_ = m.stdin.Close() // it is gone
+	return err
+}

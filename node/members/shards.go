@@ -1,0 +1,131 @@
+package members
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"footfall/actors"
+	"footfall/cluster"
+	"footfall/messages"
+)
+
+// Host runs the shards of this process: *actors.Host is one.
+type Host interface {
+	Open(shard int, told func(actors.Change))
+	Close(shard int, epoch uint64, told func(actors.Change))
+	Drop(shard int)
+}
+
+// shards opens and closes the shards of a host as the cluster's loop wants it, and translates
+// what becomes of them.
+//
+// Of a Drain without an epoch nobody knows whether the store has the shard for this member: an
+// Acquire may have ended in a lost connection. Where the host released what that Acquire had
+// given, all is well; else the shard is acquired once more, which nobody but its owner can, and
+// released.
+type shards struct {
+	host  Host
+	store Store
+	name  string
+	// ctx ends with the member, and with it calls to the store.
+	ctx   context.Context //nolint:containedctx // it is the member's life, not a call's
+	calls sync.WaitGroup
+
+	mu sync.Mutex // guards what follows
+	// last is the highest epoch that the host told of each shard, before what it was when the
+	// host was asked to open the shard.
+	last, before []uint64
+}
+
+var _ cluster.Host = (*shards)(nil)
+
+func newShards(ctx context.Context, host Host, store Store, name string, n int) *shards {
+	return &shards{host: host, store: store, name: name, ctx: ctx, last: make([]uint64, n), before: make([]uint64, n)}
+}
+
+// Acquire implements cluster.Host.
+func (s *shards) Acquire(shard int, report func(cluster.Event)) {
+	s.mu.Lock()
+	s.before[shard] = s.last[shard]
+	s.mu.Unlock()
+	s.host.Open(shard, func(c actors.Change) {
+		s.note(shard, c.Epoch)
+		switch c.State {
+		case actors.Recovering:
+			report(cluster.Acquired{Shard: shard, Epoch: c.Epoch})
+		case actors.Active:
+			report(cluster.Activated{Shard: shard})
+		case actors.Idle:
+			report(cluster.Released{Shard: shard})
+		case actors.Failed:
+			report(failure(shard, c.Err))
+		default:
+		}
+	})
+}
+
+// Drain implements cluster.Host.
+func (s *shards) Drain(shard int, epoch uint64, report func(cluster.Event)) {
+	s.host.Close(shard, epoch, func(c actors.Change) {
+		fresh := s.note(shard, c.Epoch)
+		switch c.State {
+		case actors.Idle:
+			if epoch == 0 && !fresh {
+				s.calls.Go(func() { report(s.letGo(shard)) })
+				return
+			}
+			report(cluster.Released{Shard: shard})
+		case actors.Failed:
+			e := failure(shard, c.Err)
+			if _, another := e.(cluster.Refused); another {
+				e = cluster.Released{Shard: shard}
+			}
+			report(e)
+		default:
+		}
+	})
+}
+
+// Drop implements cluster.Host.
+func (s *shards) Drop(shard int) { s.host.Drop(shard) }
+
+// note takes an epoch that the host told, and reports whether the last Acquire gave it.
+func (s *shards) note(shard int, epoch uint64) (fresh bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last[shard] = max(s.last[shard], epoch)
+	return epoch > s.before[shard]
+}
+
+// letGo makes sure that the store does not have a shard for this member.
+func (s *shards) letGo(shard int) cluster.Event {
+	epoch, err := s.store.Acquire(s.ctx, shard, s.name)
+	if err == nil {
+		err = s.store.Release(s.ctx, shard, epoch)
+	}
+	if err == nil {
+		return cluster.Released{Shard: shard}
+	}
+	e := failure(shard, err)
+	if _, another := e.(cluster.Refused); another {
+		return cluster.Released{Shard: shard}
+	}
+	return e
+}
+
+// failure says what an error of a shard means to the cluster.
+func failure(shard int, err error) cluster.Event {
+	var (
+		held  *messages.HeldError
+		stale *messages.StaleEpochError
+	)
+	switch {
+	case errors.As(err, &held):
+		return cluster.Refused{Shard: shard, Holder: held.Owner, For: held.For}
+	case errors.As(err, &stale):
+		return cluster.SteppedDown{Shard: shard}
+	default:
+		return cluster.ShardFailed{Shard: shard, ForGood: actors.Permanent(err)}
+	}
+}
