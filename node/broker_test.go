@@ -69,10 +69,15 @@ const publisherUser = "shop"
 
 func testBroker(t *testing.T) *local.Broker {
 	t.Helper()
-	return local.TestBroker(t, local.BrokerOptions{Users: []local.User{
+	return local.TestBroker(t, brokerOptions())
+}
+
+// brokerOptions are those of a broker with a user for nodes and one for publishers.
+func brokerOptions(vhosts ...string) local.BrokerOptions {
+	return local.BrokerOptions{VHosts: vhosts, Users: []local.User{
 		{Name: "node", Password: "n0de", Configure: ".*", Write: ".*", Read: ".*"},
 		{Name: publisherUser, Password: "sh0p", Write: `^footfall\.events$`, Configure: "^$", Read: "^$"},
-	}})
+	}}
 }
 
 // TestAnyPublisher feeds a node through its API, through the streams and through the queue of

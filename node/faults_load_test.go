@@ -28,7 +28,7 @@ const (
 	// customersEach are those of one publisher.
 	customersEach = 8
 	// pace is how often a publisher publishes, at most: the load, not the speed, is what counts.
-	pace = 20 * time.Millisecond
+	pace = 40 * time.Millisecond
 	// pause is before a publisher tries again.
 	pause = 50 * time.Millisecond
 )
@@ -49,6 +49,9 @@ type load struct {
 	stop   context.CancelFunc
 	work   sync.WaitGroup
 
+	// outsider is how a program has ended that is not ours.
+	outsider error
+
 	mu sync.Mutex
 	// bursts are confirmed; waiting are those who wait for so many.
 	bursts  int
@@ -68,23 +71,25 @@ func newLoad(t *testing.T, seed uint64, broker, api string, shards int) *load {
 	client := footfallv1.NewIngestServiceClient(conn)
 
 	l.add(source{name: "api", most: 20}, &apiWay{client: client})
-	l.add(source{name: "api-numbered", most: 100, numbered: true}, &apiWay{client: client})
+	l.add(source{name: "api-numbered", most: 50, numbered: true}, &apiWay{client: client})
 	l.add(source{name: "direct-json", most: 12}, l.amqpWay(true, jsonEach))
 	l.add(source{name: "direct-array", most: 12}, l.amqpWay(true, jsonTogether))
-	l.add(source{name: "direct-batch", most: 200, numbered: true}, l.amqpWay(true, protobufTogether))
+	l.add(source{name: "direct-batch", most: 60, numbered: true}, l.amqpWay(true, protobufTogether))
 	l.add(source{name: "any-json", most: 12}, l.amqpWay(false, jsonEach))
 	l.add(source{name: "any-protobuf", most: 12}, l.amqpWay(false, protobufEach))
-	l.add(source{name: "any-batch", most: 200, numbered: true}, l.amqpWay(false, protobufTogether))
+	l.add(source{name: "any-batch", most: 60, numbered: true}, l.amqpWay(false, protobufTogether))
 	// Of these nothing but what the bridge does makes the events once.
 	l.add(source{name: "any-once", most: 150, once: true, few: true}, l.amqpWay(false, jsonTogether))
 	return l
 }
 
-func (l *load) add(s source, w way) {
+// add makes a publisher; start starts it.
+func (l *load) add(s source, w way) *source {
 	s.load, s.way = l, w
 	s.rng = rand.New(rand.NewPCG(l.seed, uint64(len(l.publishers))))
 	s.made, s.doubtful = map[string][]string{}, map[string]bool{}
 	l.publishers = append(l.publishers, &s)
+	return &s
 }
 
 func (l *load) amqpWay(direct bool, encode encoding) *amqpWay {
@@ -100,7 +105,9 @@ func (l *load) start() {
 		l.work.Wait()
 	})
 	for _, p := range l.publishers {
-		l.work.Go(func() { p.run(ctx) })
+		if p.way != nil {
+			l.work.Go(func() { p.run(ctx) })
+		}
 	}
 }
 
@@ -118,6 +125,7 @@ func (l *load) finish() {
 	case <-time.After(2 * time.Minute):
 		l.t.Fatal("publishers get no confirm any more")
 	}
+	require.NoError(l.t, l.outsider)
 }
 
 // after returns when so many more bursts are confirmed: a moment under load.
@@ -226,7 +234,7 @@ func (s *source) burst() []*footfallv1.Event {
 		}
 		id := fmt.Sprintf("%s-%d", s.name, customer)
 		if s.numbered {
-			id = fmt.Sprintf("shared-%d", customer)
+			id = sharedCustomer(customer)
 		}
 		s.next++
 		e := view(id, s.name+"/"+strconv.FormatUint(s.next, 10), monday.Add(time.Duration(s.next)*time.Second))
@@ -241,6 +249,9 @@ func (s *source) burst() []*footfallv1.Event {
 	}
 	return events
 }
+
+// sharedCustomer is one that all publishers have who number their events.
+func sharedCustomer(i int) string { return fmt.Sprintf("shared-%d", i) }
 
 // way is how events get to a node: take has the events of the next burst, and send returns
 // nil when all of them are confirmed. After an error it sends what is not, in order.
@@ -272,10 +283,16 @@ func (w *apiWay) close() {}
 // encoding makes messages of events; where a message is of one shard, of those of one shard.
 type encoding func([]*footfallv1.Event) []amqp.Publishing
 
+// eventJSON is an event on one line, as the guide writes it.
+func eventJSON(e *footfallv1.Event) string {
+	text, _ := protojson.MarshalOptions{UseProtoNames: true}.Marshal(e) // it holds nothing that cannot be encoded
+	return string(text)
+}
+
 func jsonEach(events []*footfallv1.Event) []amqp.Publishing {
 	out := make([]amqp.Publishing, len(events))
 	for i, e := range events {
-		out[i] = jsonMessage(protojson.Format(e))
+		out[i] = jsonMessage(eventJSON(e))
 	}
 	return out
 }
@@ -283,7 +300,7 @@ func jsonEach(events []*footfallv1.Event) []amqp.Publishing {
 func jsonTogether(events []*footfallv1.Event) []amqp.Publishing {
 	texts := make([]string, len(events))
 	for i, e := range events {
-		texts[i] = protojson.Format(e)
+		texts[i] = eventJSON(e)
 	}
 	return []amqp.Publishing{jsonArray(texts...)}
 }
@@ -291,7 +308,7 @@ func jsonTogether(events []*footfallv1.Event) []amqp.Publishing {
 func protobufEach(events []*footfallv1.Event) []amqp.Publishing {
 	out := make([]amqp.Publishing, len(events))
 	for i, e := range events {
-		body, _ := e.MarshalVT() // it holds nothing that cannot be
+		body, _ := e.MarshalVT() // the same
 		out[i] = amqp.Publishing{ContentType: messages.ContentProtobuf, Type: messages.TypeEvent, Body: body}
 	}
 	return out

@@ -69,6 +69,25 @@ func withNow(now func() time.Time) option { return func(o *Options) { o.Now = no
 // launch starts a node, and stops it at the end of the test where that was not done before.
 func launch(t testing.TB, c *config.Config, options ...option) *running {
 	t.Helper()
+	r := begin(t, c, options...)
+	r.wait(t)
+	return r
+}
+
+// wait returns once the node has started.
+func (r *running) wait(t testing.TB) {
+	t.Helper()
+	select {
+	case <-r.started:
+	case err := <-r.ended:
+		r.ended = nil
+		require.NoError(t, err, "the node ended")
+	}
+}
+
+// begin is launch of a node that may not start soon.
+func begin(t testing.TB, c *config.Config, options ...option) *running {
+	t.Helper()
 	o := Options{Config: c, Version: "v-test", Logger: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry()}
 	if testing.Verbose() {
 		o.Logger = slog.New(slog.NewTextHandler(t.Output(), nil))
@@ -94,12 +113,6 @@ func launch(t testing.TB, c *config.Config, options ...option) *running {
 		}
 		http.DefaultClient.CloseIdleConnections()
 	})
-	select {
-	case <-n.started:
-	case err := <-r.ended:
-		r.ended = nil
-		require.NoError(t, err, "the node ended")
-	}
 	return r
 }
 
