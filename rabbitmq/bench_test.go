@@ -2,7 +2,6 @@ package rabbitmq
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"os"
 	"strconv"
@@ -27,16 +26,7 @@ func benchLog(b *testing.B, shards, consumers, prefetch int) *Log {
 	o := logOptions(b, url, newTopology(shards))
 	o.Connection.Logger = nil
 	o.Consumers, o.Prefetch = consumers, prefetch
-	l := openLog(b, o)
-	b.Cleanup(func() { // before the log is closed
-		ch, err := l.consume[0].Channel(context.WithoutCancel(b.Context()))
-		require.NoError(b, err)
-		for s := range shards {
-			_, err := ch.QueueDelete(l.o.Topology.StreamName(s), false, false, false)
-			require.NoError(b, err)
-		}
-	})
-	return l
+	return openLog(b, o)
 }
 
 // load appends n records of a size to each shard.
@@ -180,7 +170,7 @@ func BenchmarkDrain(b *testing.B) {
 // BenchmarkAppend compares appends of one record by many callers with raw publishing, while all
 // is read.
 func BenchmarkAppend(b *testing.B) {
-	const callers, total = 512, 64_000
+	const total = 64_000
 	body := make([]byte, 300)
 	raw := func(b *testing.B, l *Log, each int) {
 		ch, err := l.publish.Channel(b.Context())
@@ -206,26 +196,14 @@ func BenchmarkAppend(b *testing.B) {
 		close(window)
 		wg.Wait()
 	}
-	appends := func(b *testing.B, l *Log, each int) {
-		var wg sync.WaitGroup
-		for c := range callers {
-			wg.Go(func() {
-				records := []messages.Record{{Type: messages.EventRecord, FromNode: true, Body: body}}
-				for range each * len(l.shards) / callers {
-					if err := l.Append(b.Context(), c%len(l.shards), records); err != nil {
-						b.Error(err)
-						return
-					}
-				}
-			})
-		}
-		wg.Wait()
+	appends := func(callers int) func(*testing.B, *Log, int) {
+		return func(b *testing.B, l *Log, each int) { appendMany(b, l, each, callers) }
 	}
 	for _, shards := range []int{16, 64} {
 		for _, c := range []struct {
 			name    string
 			publish func(*testing.B, *Log, int)
-		}{{"raw", raw}, {"log", appends}} {
+		}{{"raw", raw}, {"callers=512", appends(512)}, {"callers=4096", appends(4096)}} {
 			b.Run(fmt.Sprintf("streams=%d/%s", shards, c.name), func(b *testing.B) {
 				l := benchLog(b, shards, 2, 200)
 				each := total / shards
@@ -240,4 +218,22 @@ func BenchmarkAppend(b *testing.B) {
 			})
 		}
 	}
+}
+
+// appendMany appends each records to each shard, one by one, by so many callers.
+func appendMany(b *testing.B, l *Log, each, callers int) {
+	records := []messages.Record{{Type: messages.EventRecord, FromNode: true, Body: make([]byte, 300)}}
+	mine := callers / len(l.shards) // of each shard
+	var wg sync.WaitGroup
+	for c := range callers {
+		wg.Go(func() {
+			for i := c / len(l.shards); i < each; i += mine {
+				if err := l.Append(b.Context(), c%len(l.shards), records); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
