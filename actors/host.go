@@ -438,12 +438,15 @@ func (h *Host) WaitShardIdle(ctx context.Context, shard int, scored bool) error 
 
 // Checkpoint writes one of every shard now.
 func (h *Host) Checkpoint(ctx context.Context) error {
-	_, err := h.each(func(s *shard) (bool, error) {
-		reply := make(chan error, 1)
-		s.send(&checkpointNow{reply})
-		return true, answered(ctx, reply)
-	})
+	_, err := h.each(func(s *shard) (bool, error) { return true, h.CheckpointShard(ctx, s.id) })
 	return err
+}
+
+// CheckpointShard is Checkpoint for one shard.
+func (h *Host) CheckpointShard(ctx context.Context, shard int) error {
+	reply := make(chan error, 1)
+	h.shards[shard].send(&checkpointNow{reply})
+	return answered(ctx, reply)
 }
 
 // answered waits for the answer of a shard, or for ctx.

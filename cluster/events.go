@@ -215,6 +215,9 @@ type Location struct {
 	State ShardState
 	// Here: this node answers as owner now.
 	Here bool
+	// Leaving: it is to be handed over, and nobody else can have it yet as far as the lease goes.
+	// It may be answered for until the host has stopped it.
+	Leaving bool
 	// Coming: it does not yet, but will unless things change. Wait, within the deadline.
 	Coming bool
 	// Owner is the member that has the shard or should have it soon; Address its gRPC API.

@@ -508,6 +508,8 @@ func (o *Ownership) Locate(s int, now time.Time) Location {
 	switch {
 	case k.state == Active && k.sure && now.Before(o.lease(s).until):
 		l.Here, l.Owner = true, o.cfg.Name
+	case k.state == Draining && k.sure && now.Before(o.lease(s).until):
+		l.Leaving = true
 	case k.state == Acquiring && k.holder != o.cfg.Name && o.there(k.holder):
 		l.Owner = k.holder // it serves until it has drained
 	case k.state == Acquiring || k.state == Recovering || k.state == Active:

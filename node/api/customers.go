@@ -44,7 +44,7 @@ func (s *Customers) GetCustomer(ctx context.Context, r *footfallv1.GetCustomerRe
 		return nil, &messages.Fault{Field: "at", Reason: "is no valid time"}
 	}
 	shard := messages.ShardOf(r.GetCustomerId(), s.id.Shards)
-	if r.GetAllowStale() && s.nodes != nil && !s.nodes.Locate(shard).Here {
+	if r.GetAllowStale() && s.nodes != nil && !s.nodes.answers(shard) {
 		if c, err := s.get(ctx, r); !moved(err) {
 			if err == nil {
 				c.AsOf.StaleMs = s.nodes.Stale(shard).Milliseconds()

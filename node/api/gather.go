@@ -23,7 +23,7 @@ func (s *Customers) gather(ctx context.Context, r *footfallv1.BatchGetCustomersR
 	var wg sync.WaitGroup
 	for owner, shards := range s.byOwner(ctx, byShard) {
 		wg.Go(func() {
-			if owner.address != "" && s.gatherFrom(ctx, owner, r, shards, byShard, found) {
+			if (owner.here || owner.address != "") && s.gatherFrom(ctx, owner, r, shards, byShard, found) {
 				return
 			}
 			for _, shard := range shards {
@@ -65,18 +65,23 @@ func (g *gathered) add(r *footfallv1.BatchGetCustomersResponse, err error) {
 	}
 }
 
-// owner is a node and how to reach it; the zero one stands for those that have to be looked for.
-type owner struct{ name, address string }
+// owner is this node or how to reach another; the zero one has to be looked for.
+type owner struct {
+	here    bool
+	address string
+}
 
 // byOwner sorts shards by the node that most probably answers for them.
 func (s *Customers) byOwner(ctx context.Context, byShard map[int][]string) map[owner][]int {
 	out := map[owner][]int{}
 	last := forwarded(ctx)
 	for shard := range byShard {
-		l := s.nodes.Locate(shard)
 		var o owner
-		if l.Here || !last && !l.Coming && l.Owner != s.id.Name && l.Address != "" {
-			o = owner{l.Owner, l.Address}
+		switch l := s.nodes.Locate(shard); {
+		case l.Here || l.Leaving:
+			o.here = true
+		case !last && !l.Coming && l.Owner != s.id.Name:
+			o.address = l.Address
 		}
 		out[o] = append(out[o], shard)
 	}
@@ -90,13 +95,13 @@ func (s *Customers) gatherFrom(ctx context.Context, o owner, r *footfallv1.Batch
 	for _, shard := range shards {
 		ids = append(ids, byShard[shard]...)
 	}
-	if o.name == s.id.Name {
+	if o.here {
 		answer, err := s.getMany(ctx, part(r, ids))
 		if err != nil && moved(err) {
 			return false
 		}
 		for _, shard := range shards {
-			if !s.nodes.Locate(shard).Here {
+			if !s.nodes.answers(shard) {
 				return false
 			}
 		}

@@ -39,7 +39,7 @@ type Cluster interface {
 
 // router takes calls to the owner of their shard.
 //
-//	            here: answer, and still here? ──► the answer
+//	            here, or leaving: answer, and still so? ──► the answer
 //	locate ──┬─ coming here: wait for it
 //	   ▲     ├─ failed here: the answer says why
 //	   │     ├─ with another, and nobody passed it on yet ──► ask it ──► its answer
@@ -53,6 +53,12 @@ type Cluster interface {
 type router struct {
 	Cluster
 	name string
+}
+
+// answers reports whether this node is sure of a shard. Whether it runs, the host knows.
+func (r *router) answers(shard int) bool {
+	l := r.Locate(shard)
+	return l.Here || l.Leaving
 }
 
 // forwardedKey marks a call that a node has passed on, with the name of that node.
@@ -85,11 +91,12 @@ func route[T any](ctx context.Context, r *router, shard int, here func(context.C
 	pause := pauseLeast
 	for l := r.Locate(shard); ; {
 		switch {
-		case l.Here:
+		case l.Here || l.Leaving:
 			v, err := here(ctx)
-			if err != nil && !moved(err) || err == nil && r.Locate(shard).Here {
+			if err != nil && !moved(err) || err == nil && r.answers(shard) {
 				return v, err
 			}
+			pause = pauseLeast // it is gone within moments
 		case l.Coming:
 			next, err := r.Wait(ctx, shard)
 			if err != nil {

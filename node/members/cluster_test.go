@@ -260,6 +260,55 @@ func TestCluster(t *testing.T) {
 	c, err := n2.GetCluster(t.Context(), &footfallv1.GetClusterRequest{})
 	require.NoError(t, err)
 	require.Len(t, c.GetMembers(), 2)
+
+	w.outsideLease(t, n1, n2)
+	w.proved(t, n2)
+}
+
+// outsideLease takes the store away: then nobody is sure to own anything, until it is back.
+func (w *world) outsideLease(t *testing.T, n1, n2 *member) {
+	require.NoError(t, w.postgres.Kill())
+	r := &footfallv1.GetCustomerRequest{CustomerId: customer(1)}
+	require.Eventually(t, func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		_, err := n1.GetCustomer(ctx, r)
+		return status.Code(err) == codes.DeadlineExceeded
+	}, 20*time.Second, 100*time.Millisecond)
+	for _, m := range []*member{n1, n2} {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		c, err := m.GetCustomer(ctx, &footfallv1.GetCustomerRequest{CustomerId: customer(1), AllowStale: true})
+		cancel()
+		require.NoError(t, err)
+		require.Positive(t, c.GetAsOf().GetStaleMs())
+		require.EqualValues(t, w.accepted[customer(1)], c.GetLifetime().GetPageViews())
+		require.False(t, m.node.Ready().Ready)
+	}
+	require.NoError(t, w.postgres.Restart(t.Context()))
+	for _, m := range []*member{n1, n2} {
+		require.Eventually(t, func() bool {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			c, err := m.GetCustomer(ctx, r)
+			return err == nil && c.GetAsOf().GetStaleMs() == 0 && m.node.Ready().Ready
+		}, 20*time.Second, 100*time.Millisecond)
+	}
+}
+
+// forwarded is how many queries of a node others have answered.
+func (m *member) forwarded(t *testing.T) (count uint64) {
+	families, err := m.registry.Gather()
+	require.NoError(t, err)
+	for _, f := range families {
+		for _, series := range f.GetMetric() {
+			for _, l := range series.GetLabel() {
+				if f.GetName() == "footfall_query_seconds" && l.GetValue() == "forwarded" {
+					count += series.GetHistogram().GetSampleCount()
+				}
+			}
+		}
+	}
+	return count
 }
 
 // anyNode asks each node for everything.
@@ -275,6 +324,8 @@ func (w *world) anyNode(t *testing.T, home map[uint32]string, all ...*member) {
 		require.Zero(t, c.GetAsOf().GetStaleMs())
 	}
 	for _, m := range all {
+		require.Positive(t, m.forwarded(t))
+		require.Empty(t, m.node.Ready().Reasons)
 		w.proved(t, m)
 		h, err := m.GetHistory(ctx, &footfallv1.GetHistoryRequest{CustomerId: customer(1)})
 		require.NoError(t, err)

@@ -121,7 +121,7 @@ func launch(t *testing.T, s spec) *member {
 	m := &member{name: s.Name, registry: prometheus.NewRegistry(), ended: make(chan error, 1)}
 	logger := slog.New(slog.DiscardHandler)
 	if testing.Verbose() {
-		logger = slog.New(slog.NewTextHandler(t.Output(), nil)).With("on", s.Name)
+		logger = slog.New(slog.NewTextHandler(os.Stderr, nil)).With("on", s.Name)
 	}
 	var err error
 	m.node, err = s.node(logger, m.registry)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"footfall/actors"
 	"footfall/cluster"
@@ -15,10 +16,14 @@ type Host interface {
 	Open(shard int, told func(actors.Change))
 	Close(shard int, epoch uint64, told func(actors.Change))
 	Drop(shard int)
+	CheckpointShard(ctx context.Context, shard int) error
 }
 
 // shards opens and closes the shards of a host as the cluster's loop wants it, and translates
 // what becomes of them.
+//
+// A shard that is to be handed over is checkpointed while it goes on, and then closed: what the
+// second checkpoint has to write is little, so that nobody notices the pause.
 //
 // Of a Drain without an epoch nobody knows whether the store has the shard for this member: an
 // Acquire may have ended in a lost connection. Where the host released what that Acquire had
@@ -36,19 +41,22 @@ type shards struct {
 	// last is the highest epoch that the host told of each shard, before what it was when the
 	// host was asked to open the shard.
 	last, before []uint64
+	// commands counts those of each shard.
+	commands []uint64
 }
 
 var _ cluster.Host = (*shards)(nil)
 
 func newShards(ctx context.Context, host Host, store Store, name string, n int) *shards {
-	return &shards{host: host, store: store, name: name, ctx: ctx, last: make([]uint64, n), before: make([]uint64, n)}
+	return &shards{host: host, store: store, name: name, ctx: ctx, last: make([]uint64, n), before: make([]uint64, n), commands: make([]uint64, n)}
 }
 
 // Acquire implements cluster.Host.
 func (s *shards) Acquire(shard int, report func(cluster.Event)) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.commands[shard]++
 	s.before[shard] = s.last[shard]
-	s.mu.Unlock()
 	s.host.Open(shard, func(c actors.Change) {
 		s.note(shard, c.Epoch)
 		switch c.State {
@@ -65,8 +73,32 @@ func (s *shards) Acquire(shard int, report func(cluster.Event)) {
 	})
 }
 
+// saveWithin bounds the first checkpoint of a shard that is handed over.
+const saveWithin = 5 * time.Second
+
 // Drain implements cluster.Host.
 func (s *shards) Drain(shard int, epoch uint64, report func(cluster.Event)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.commands[shard]++
+	command := s.commands[shard]
+	if epoch == 0 {
+		s.close(shard, epoch, report)
+		return
+	}
+	s.calls.Go(func() {
+		ctx, cancel := context.WithTimeout(s.ctx, saveWithin)
+		defer cancel()
+		_ = s.host.CheckpointShard(ctx, shard) // the second one tells
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.commands[shard] == command { // else it was dropped, and may be open again
+			s.close(shard, epoch, report)
+		}
+	})
+}
+
+func (s *shards) close(shard int, epoch uint64, report func(cluster.Event)) {
 	s.host.Close(shard, epoch, func(c actors.Change) {
 		fresh := s.note(shard, c.Epoch)
 		switch c.State {
@@ -77,18 +109,27 @@ func (s *shards) Drain(shard int, epoch uint64, report func(cluster.Event)) {
 			}
 			report(cluster.Released{Shard: shard})
 		case actors.Failed:
-			e := failure(shard, c.Err)
-			if _, another := e.(cluster.Refused); another {
-				e = cluster.Released{Shard: shard}
-			}
-			report(e)
+			report(released(failure(shard, c.Err)))
 		default:
 		}
 	})
 }
 
 // Drop implements cluster.Host.
-func (s *shards) Drop(shard int) { s.host.Drop(shard) }
+func (s *shards) Drop(shard int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.commands[shard]++
+	s.host.Drop(shard)
+}
+
+// released takes a refusal for what it means to a shard that is given up: another has it.
+func released(e cluster.Event) cluster.Event {
+	if r, another := e.(cluster.Refused); another {
+		return cluster.Released{Shard: r.Shard}
+	}
+	return e
+}
 
 // note takes an epoch that the host told, and reports whether the last Acquire gave it.
 func (s *shards) note(shard int, epoch uint64) (fresh bool) {
@@ -107,11 +148,7 @@ func (s *shards) letGo(shard int) cluster.Event {
 	if err == nil {
 		return cluster.Released{Shard: shard}
 	}
-	e := failure(shard, err)
-	if _, another := e.(cluster.Refused); another {
-		return cluster.Released{Shard: shard}
-	}
-	return e
+	return released(failure(shard, err))
 }
 
 // failure says what an error of a shard means to the cluster.
