@@ -311,7 +311,19 @@ func (l *Log) Append(ctx context.Context, shard int, records []messages.Record) 
 			return appendError(err)
 		}
 	}
-	return appendError(conf.Wait(ctx))
+	err = conf.Wait(ctx)
+	if returned := (*ReturnedError)(nil); errors.As(err, &returned) {
+		l.discard(shard, p)
+	}
+	return appendError(err)
+}
+
+// discard gives up the channel of a shard on which a message came back: the channel has counted
+// it and the stream has not, so that from then on their numbers differ (see shardState).
+func (l *Log) discard(shard int, p *Publisher) {
+	if l.shards[shard].publisher.CompareAndSwap(p, nil) {
+		_ = p.Close() // nothing is lost with it that its callers are not told of
+	}
 }
 
 // appendError makes errors of a publisher those of a log.

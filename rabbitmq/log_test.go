@@ -106,3 +106,26 @@ func TestReadAhead(t *testing.T) {
 	}
 	require.Equal(t, leastPrefetch, r.prefetch)
 }
+
+// A message that came back costs the shard's channel: see Log.discard.
+func TestReturnedAppend(t *testing.T) {
+	o := logOptions(t, sharedBroker(t).URL(), newTopology(2))
+	l := openLog(t, o)
+	record := []messages.Record{logtest.Record(1)}
+	require.NoError(t, l.Append(t.Context(), 0, record))
+	require.NoError(t, l.Append(t.Context(), 1, record))
+	ch, err := l.publish.Channel(t.Context())
+	require.NoError(t, err)
+	_, err = ch.QueueDelete(o.Topology.StreamName(1), false, false, false)
+	require.NoError(t, err)
+
+	var away *messages.UnavailableError
+	var returned *ReturnedError
+	for range 2 { // the second on another channel
+		err = l.Append(t.Context(), 1, record)
+		require.ErrorAs(t, err, &away)
+		require.ErrorAs(t, err, &returned)
+		require.Nil(t, l.shards[1].publisher.Load())
+	}
+	require.NoError(t, l.Append(t.Context(), 0, record))
+}

@@ -21,14 +21,9 @@ type PublisherOptions struct {
 	Name string
 	// Window is how many messages may be sent and not confirmed yet, and how many may wait
 	// to be sent: 0 is 1000.
-	Window int
-	// OneChannel makes the publisher end with its first channel, or with the first message
-	// that the broker refuses or cannot route: everything after that fails with the same
-	// error. It is for whoever needs order across failures: nothing that was given later
-	// is stored where something before it may be missing, but for what had been sent by then.
-	OneChannel bool
-	Logger     *slog.Logger
-	Metrics    *Metrics
+	Window  int
+	Logger  *slog.Logger
+	Metrics *Metrics
 }
 
 // Publisher publishes on one channel in confirm mode. All methods may be called from any
@@ -304,9 +299,7 @@ func (p *Publisher) reopen() *amqp.Channel {
 	ctx, cancel := context.WithCancel(p.conn.ctx)
 	opened := make(chan *amqp.Channel, 1)
 	var opening sync.WaitGroup
-	if !p.o.OneChannel {
-		opening.Go(func() { opened <- p.keepOpening(ctx) })
-	}
+	opening.Go(func() { opened <- p.keepOpening(ctx) })
 	defer opening.Wait()
 	defer cancel()
 	for {
@@ -351,7 +344,7 @@ func (p *Publisher) keepOpening(ctx context.Context) *amqp.Channel {
 	}
 }
 
-// serve publishes on a channel until it is lost, refuses (OneChannel), or Close, and says why.
+// serve publishes on a channel until it is lost, or Close, and says why.
 func (p *Publisher) serve(ch *amqp.Channel) error {
 	l := &life{
 		p: p, ch: ch,
@@ -361,7 +354,6 @@ func (p *Publisher) serve(ch *amqp.Channel) error {
 		closes:    ch.NotifyClose(make(chan *amqp.Error, 1)),
 		unsettled: make(chan *sending, p.o.Window),
 		room:      make(chan struct{}, p.o.Window),
-		refused:   make(chan error, 1),
 	}
 	var settler sync.WaitGroup
 	settler.Go(l.settle)
@@ -382,7 +374,6 @@ type life struct {
 	closes    chan *amqp.Error
 	unsettled chan *sending
 	room      chan struct{} // holds one for each message of the window
-	refused   chan error
 
 	// The settler's: returns that no message was found for yet.
 	returned []amqp.Return
@@ -395,8 +386,6 @@ func (l *life) write() error {
 		case l.room <- struct{}{}:
 		case e := <-l.closes:
 			return l.lost(e)
-		case err := <-l.refused:
-			return err
 		case <-l.p.stopped:
 			return errClosed
 		}
@@ -407,8 +396,6 @@ func (l *life) write() error {
 			}
 		case e := <-l.closes:
 			return l.lost(e)
-		case err := <-l.refused:
-			return err
 		case <-l.p.stopped:
 			return errClosed
 		}
@@ -505,11 +492,6 @@ func (l *life) settle() {
 		if err == nil {
 			l.p.m.confirm.Observe(time.Since(s.at).Seconds())
 			l.p.m.published.Inc()
-		} else if l.p.o.OneChannel {
-			select {
-			case l.refused <- err:
-			default:
-			}
 		}
 		l.p.m.unconfirmed.Dec()
 		s.conf.settle(1, err)

@@ -139,37 +139,6 @@ func TestPublisherOpensAnotherChannel(t *testing.T) {
 	require.Equal(t, []string{"before", "after"}, r.bodies(t, 2))
 }
 
-// With one channel only, nothing is stored after what has failed.
-func TestPublisherOfOneChannel(t *testing.T) {
-	t.Run("lost", func(t *testing.T) {
-		broker := sharedBroker(t)
-		way := newProxy(t, broker.Address())
-		r := newPublisherRig(t, way.url(broker), PublisherOptions{OneChannel: true})
-		require.NoError(t, r.publish(t, "", r.queue, "0").Wait(t.Context()))
-		way.cut()
-		until(t, r.conn, func() bool { return r.conn.Generation() == 2 })
-		var lost *LostError
-		require.ErrorAs(t, r.p.Ready(), &lost)
-		_, err := r.p.Publish(t.Context(), "", r.queue, amqp.Publishing{})
-		require.ErrorAs(t, err, &lost)
-		require.False(t, lost.Sent)
-		require.NoError(t, r.p.Close())
-	})
-	t.Run("returned", func(t *testing.T) {
-		r := newPublisherRig(t, sharedBroker(t).URL(), PublisherOptions{OneChannel: true})
-		var returned *ReturnedError
-		require.ErrorAs(t, r.publish(t, "", r.queue+".nowhere", "0").Wait(t.Context()), &returned)
-		for {
-			c, err := r.p.Publish(t.Context(), "", r.queue, amqp.Publishing{})
-			if err != nil {
-				require.ErrorAs(t, err, &returned, "the same error from then on")
-				break
-			}
-			_ = c.Wait(t.Context()) // it was under way
-		}
-	})
-}
-
 func TestPublisherGivesUp(t *testing.T) {
 	broker := sharedBroker(t)
 	way := newProxy(t, broker.Address())
