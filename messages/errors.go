@@ -74,7 +74,8 @@ func (f *Fault) Error() string {
 }
 
 // BlockedError says that a log takes nothing for now, since its server asks all publishers to
-// wait. Nothing was written; the same call will be taken once that is over.
+// wait. What was on its way as it began may be written all the same; the same call will be
+// taken once that is over.
 type BlockedError struct {
 	// What is the room that refuses: "log".
 	What string

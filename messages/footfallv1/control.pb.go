@@ -329,13 +329,13 @@ var File_footfall_v1_control_proto protoreflect.FileDescriptor
 
 const file_footfall_v1_control_proto_rawDesc = "" +
 	"\n" +
-	"\x19footfall/v1/control.proto\x12\vfootfall.v1\"\xb1\x01\n" +
+	"\x19footfall/v1/control.proto\x12\vfootfall.v1\"\xb7\x01\n" +
 	"\aControl\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12/\n" +
 	"\x05epoch\x18\x02 \x01(\v2\x17.footfall.v1.EpochBeginH\x00R\x05epoch\x12'\n" +
 	"\x04tick\x18\x03 \x01(\v2\x11.footfall.v1.TickH\x00R\x04tick\x120\n" +
 	"\x05clock\x18\x04 \x01(\v2\x18.footfall.v1.ClockChangeH\x00R\x05clockB\x06\n" +
-	"\x04kind\"8\n" +
+	"\x04kindJ\x04\b\x0f\x10\x10\"8\n" +
 	"\n" +
 	"EpochBegin\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x14\n" +
