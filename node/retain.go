@@ -68,6 +68,9 @@ func (n *Node) retain(ctx context.Context) {
 			continue
 		}
 		n.watchHeadroom(ctx, st)
+		if st.Checkpointed == 0 {
+			continue // all of its log is needed
+		}
 		if !n.host.trim[st.Shard].TryLock() {
 			continue
 		}
@@ -90,7 +93,8 @@ func (n *Node) retain(ctx context.Context) {
 }
 
 // watchHeadroom tells how far a shard's checkpoint is from the trimmed end of its log, and
-// warns while what is not yet in a checkpoint is about to be trimmed.
+// warns while what is not yet in a checkpoint is about to be trimmed: in the oldest quarter, since a
+// broker trims an eighth at a time.
 func (n *Node) watchHeadroom(ctx context.Context, st actors.Status) {
 	first, next, err := n.storage.Log.Bounds(ctx, st.Shard)
 	if err != nil {
@@ -98,7 +102,7 @@ func (n *Node) watchHeadroom(ctx context.Context, st actors.Status) {
 	}
 	headroom := max(first, st.Checkpointed) - first
 	n.metrics.headroom.WithLabelValues(strconv.Itoa(st.Shard)).Set(float64(headroom))
-	if first > 0 && st.Checkpointed < next && headroom < (next-first)/10 {
+	if first > 0 && st.Checkpointed < next && headroom < (next-first)/4 {
 		n.logger.Warn("the log is about to be trimmed past what is in a checkpoint: give it more room (log.retention), or the shard more time",
 			"shard", st.Shard, "headroom_messages", headroom, "behind_messages", next-st.Checkpointed)
 	}
