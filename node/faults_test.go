@@ -18,6 +18,7 @@ func TestFaults(t *testing.T) {
 	}{
 		{"ConnectionLost", testConnectionLost},
 		{"Alarms", testAlarms},
+		{"Trimmed", testTrimmed},
 	}
 	var vhosts []string
 	for _, test := range tests {
