@@ -14,8 +14,10 @@ import (
 
 // The search finds what looking at every edge finds, whatever the values.
 func TestBin(t *testing.T) {
-	special := []float32{0, float32(math.Copysign(0, -1)), 1, -1, math.MaxFloat32, -math.MaxFloat32, math.SmallestNonzeroFloat32,
-		float32(math.Inf(1)), float32(math.Inf(-1)), float32(math.NaN())}
+	special := []float32{
+		0, float32(math.Copysign(0, -1)), 1, -1, math.MaxFloat32, -math.MaxFloat32, math.SmallestNonzeroFloat32,
+		float32(math.Inf(1)), float32(math.Inf(-1)), float32(math.NaN()),
+	}
 	rapid.Check(t, func(t *rapid.T) {
 		number := rapid.OneOf(rapid.SampledFrom(special), rapid.Float32(), rapid.Float32Range(-3, 3))
 		edges := rapid.SliceOfNDistinct(number.Filter(func(v float32) bool { return v == v }), 0, maxEdges, func(v float32) float32 { return v + 0 }).Draw(t, "edges")

@@ -1,6 +1,10 @@
-// Package inference scores customers with models. Its main type is [Device]: an actor that
+// Package inference scores customers with models. Its main types are [Device], an actor that
 // owns one device, gathers the rows of many shards into batches, runs every serving model
-// over each batch and answers each request.
+// over each batch and answers each request; and [Pool], which owns several of them:
+//
+//	Pool ──ticket──► the least loaded Device ──batch──► Session, pinned there
+//	  ▲                 │ it failed: another one, within the deadline
+//	  └─────────────────┘
 //
 // A model is a versioned TensorFlow SavedModel with its contract beside it:
 //
@@ -23,6 +27,9 @@
 //  4. A value that reaches a reply is finite and of the kind that its contract states. One
 //     model's fault, or one request's rows, spoil no other model and no other request.
 //  5. All values of a reply come from the versions that it names, for all of its rows.
+//  6. A run that hangs costs the device, not the requests: [DeviceError].
+//
+// What a pool promises stands at [Pool].
 //
 // The package itself links no TensorFlow: a [Runner] brings the sessions, and package
 // inference/tensorflow is the one that does.

@@ -44,7 +44,7 @@ func modelsDir(tb testing.TB, names ...string) string {
 	return dir
 }
 
-func startDevice(tb testing.TB, names ...string) *inference.Device {
+func startDevice(tb testing.TB, inFlight int, names ...string) *inference.Device {
 	tb.Helper()
 	registry, err := inference.OpenRegistry(modelsDir(tb, names...), layout)
 	require.NoError(tb, err)
@@ -53,7 +53,7 @@ func startDevice(tb testing.TB, names ...string) *inference.Device {
 	quiet := slog.New(slog.DiscardHandler)
 	d, err := inference.Start(tb.Context(), inference.Config{
 		System:   actor.NewActorSystem(actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return quiet })),
-		Registry: registry, Runner: newRunner(tb, Options{}), Metrics: metrics,
+		Registry: registry, Runner: newRunner(tb, Options{}), Metrics: metrics, InFlight: inFlight,
 	})
 	require.NoError(tb, err)
 	for _, m := range d.Models() {
@@ -65,7 +65,7 @@ func startDevice(tb testing.TB, names ...string) *inference.Device {
 
 // Many shards ask at once, each for its own customers: everybody gets Keras' scores.
 func TestDeviceScoresEqualKeras(t *testing.T) {
-	d := startDevice(t, "dense", "lstm")
+	d := startDevice(t, 0, "dense", "lstm")
 	want := map[string]*cases{"dense": readCases(t, "dense"), "lstm": readCases(t, "lstm")}
 	c := want["dense"]
 	require.Equal(t, c.Sequences, want["lstm"].Sequences)
@@ -102,11 +102,13 @@ func TestDeviceScoresEqualKeras(t *testing.T) {
 }
 
 // BenchmarkDevice is what 64 shards get through the actor, with requests of 64 rows; its
-// limit is BenchmarkSession of the same model with 1,024 rows.
+// limit is BenchmarkSession of the same model with 1,024 rows. How many batches run at once is
+// what it varies.
 func BenchmarkDevice(b *testing.B) {
-	for _, model := range []string{"dense", "lstm"} {
-		b.Run(model, func(b *testing.B) {
-			d, c := startDevice(b, model), readCases(b, model)
+	for i := range 6 {
+		model, inFlight := []string{"dense", "lstm"}[i/3], i%3+1
+		b.Run(fmt.Sprintf("%s/%d in flight", model, inFlight), func(b *testing.B) {
+			d, c := startDevice(b, inFlight, model), readCases(b, model)
 			in := repeat(c, 64)
 			b.SetParallelism(64 / runtime.GOMAXPROCS(0))
 			b.ReportAllocs()

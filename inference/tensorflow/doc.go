@@ -7,8 +7,8 @@
 //  1. saved_model.pb is read, and the contract's signature found in it: tensors are named by
 //     the signature's keys, never by position, and types and shapes must be those of the
 //     contract.
-//  2. Every operation, those of functions included, is given the device to run on. The
-//     result goes to a temporary folder beside links to the rest, since the library loads
+//  2. Every operation, those of functions included, is given the device to run on; [Trace]
+//     tells of a run that it was so. The result goes to a temporary folder beside links to the rest, since the library loads
 //     folders only.
 //  3. The library loads that, reading the variables.
 //

@@ -24,23 +24,23 @@ func TestEveryOperationRunsWhereItIsPinned(t *testing.T) {
 			require.NoError(t, err)
 			ran, err := Trace(s, c.batch(0, 10, 10))
 			require.NoError(t, err)
-			var real []string
+			var own []string
 			for d, operations := range ran {
 				for _, o := range operations {
 					if isEdge(o) {
 						continue
 					}
 					require.Equal(t, device, d, o)
-					real = append(real, o)
+					own = append(own, o)
 				}
 			}
-			slices.Sort(real)
-			real = slices.Compact(real) // bodies of loops run often
-			require.Greater(t, len(real), 10)
+			slices.Sort(own)
+			own = slices.Compact(own) // bodies of loops run often
+			require.Greater(t, len(own), 10)
 			if want == nil {
-				want = real
+				want = own
 			}
-			require.Equal(t, want, real, "the same operations, on another device")
+			require.Equal(t, want, own, "the same operations, on another device")
 			require.NoError(t, s.Close())
 			_, err = Trace(s, c.batch(0, 10, 10))
 			require.ErrorIs(t, err, errClosed)

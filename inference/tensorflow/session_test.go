@@ -1,6 +1,8 @@
 package tensorflow
 
 import (
+	"math/bits"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -211,6 +213,44 @@ func BenchmarkSession(b *testing.B) {
 					}
 				})
 				b.ReportMetric(float64(b.N*rows)/b.Elapsed().Seconds(), "rows/s")
+			})
+		}
+	}
+}
+
+// BenchmarkSizes is what it costs to run batches as large as they come, against batches of
+// always the same size, and against filling each up to a power of two: buckets would only pay
+// if the library did something once for each size.
+func BenchmarkSizes(b *testing.B) {
+	rnd := rand.New(rand.NewPCG(1, 1))
+	var sizes []int
+	for range 512 {
+		sizes = append(sizes, 1+rnd.IntN(1024))
+	}
+	for _, model := range []string{"dense", "lstm"} {
+		s, c := load(b, model), readCases(b, model)
+		for name, size := range map[string]func(int) int{
+			"as they come": func(n int) int { return n },
+			"all the same": func(int) int { return 512 },
+			"filled up":    func(n int) int { return 1 << bits.Len(uint(n-1)) },
+		} {
+			b.Run(model+"/"+name, func(b *testing.B) {
+				all := map[int]inference.Batch{}
+				for _, n := range sizes {
+					all[size(n)] = repeat(c, size(n))
+				}
+				out := make([]float32, 1024)
+				rows := 0
+				for i := 0; b.Loop(); i++ {
+					n := sizes[i%len(sizes)]
+					if err := s.Run(all[size(n)], out[:size(n)]); err != nil {
+						b.Fatal(err)
+					}
+					if rows += n; name == "all the same" {
+						rows += 512 - n
+					}
+				}
+				b.ReportMetric(float64(rows)/b.Elapsed().Seconds(), "rows/s")
 			})
 		}
 	}

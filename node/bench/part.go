@@ -9,6 +9,7 @@ import (
 	"io"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -301,7 +302,7 @@ func (s *Suite) threads(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		for _, f := range append(splits[:len(splits):len(splits)], ours...) {
+		for _, f := range slices.Concat(splits, ours) {
 			d, err := run(f.what...)
 			if err != nil {
 				return err

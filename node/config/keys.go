@@ -55,7 +55,7 @@ var keys = []Key{
 	{"inference.devices", "what runs models: auto (every GPU, else CPU:0), or a list like GPU:0,GPU:1", func(c *Config) value { return &devicesValue{&c.InferenceDevices} }},
 	{"inference.max_rows", "most rows of a batch", func(c *Config) value { return &intValue{p: &c.InferenceRows, least: 1, most: 1 << 16} }},
 	{"inference.max_delay", "how long a batch waits to fill", func(c *Config) value { return &durationValue{p: &c.InferenceDelay, zero: true} }},
-	{"inference.threads", "cores that a batch may use; 0: all but one", func(c *Config) value { return &intValue{p: &c.InferenceThreads, most: 1024} }},
+	{"inference.threads", "threads that share one operation of a model; 0: all cores but one", func(c *Config) value { return &intValue{p: &c.InferenceThreads, most: 1024} }},
 	{"inference.run_timeout", "a device whose run takes longer hangs, and is taken out", func(c *Config) value { return &durationValue{p: &c.InferenceTimeout} }},
 	{"inference.gpu_memory", "share of each GPU's memory that may be taken", func(c *Config) value { return &percentValue{&c.GPUMemory} }},
 	{"inference.gpu_reserve", "take that memory at once, not as it is needed", func(c *Config) value { return &boolValue{&c.GPUReserve} }},
