@@ -49,6 +49,9 @@ type load struct {
 	stop   context.CancelFunc
 	work   sync.WaitGroup
 
+	// extra are good events that the test has sent itself, letters are dead ones.
+	extra, letters int
+
 	// outsider is how a program has ended that is not ours.
 	outsider error
 

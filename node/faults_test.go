@@ -19,6 +19,9 @@ func TestFaults(t *testing.T) {
 		{"ConnectionLost", testConnectionLost},
 		{"Alarms", testAlarms},
 		{"Trimmed", testTrimmed},
+		{"Duplicates", testDuplicates},
+		{"LargeCustomer", testLargeCustomer},
+		{"Liars", testLiars},
 	}
 	var vhosts []string
 	for _, test := range tests {
