@@ -115,7 +115,7 @@ func TestJSONRecords(t *testing.T) {
 		require.Len(t, b.store.dead, 2)
 		require.Equal(t, "v-3", b.store.dead[0].EventID)
 		require.Equal(t, messages.JSONRecord, b.store.dead[0].Type)
-		require.Equal(t, `{"event_id":"v-3","customer_id":"900","time":"yesterday","page_view":{}}`, string(b.store.dead[0].Body))
+		require.Equal(t, []byte(`{"event_id":"v-3","customer_id":"900","time":"yesterday","page_view":{}}`), b.store.dead[0].Body)
 		require.Equal(t, "not JSON", string(b.store.dead[1].Body))
 	})
 }
