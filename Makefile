@@ -7,6 +7,7 @@
 #   PYTHON=...         the Python to set up with
 #   LINT=0             make test without the linters
 #   FUZZTIME=30s       how long make fuzz gives each target
+#   CLUSTER_DIR=...    where make cluster keeps its data from run to run (without it: nowhere)
 #   RABBITMQ_DIR=...   where make rabbitmq keeps its data from run to run (without it: nowhere)
 #   POSTGRES_DIR=...   the same of make postgres
 
@@ -72,6 +73,11 @@ train: build ## trains every model from the data set into models/, with its eval
 .PHONY: bench
 bench: build ## the benchmarks as ratios against the limit in the same run; also in bench/results.json
 	@bin/footfall bench --results bench/results.json
+
+.PHONY: cluster
+cluster: build rabbitmq-install postgres-install ## three nodes with RabbitMQ and PostgreSQL (and Prometheus, where it is installed), until Ctrl-C
+	@CGO_ENABLED=0 go build -o build/cluster ./deploy/local/cluster
+	@exec build/cluster $(if $(CLUSTER_DIR),--dir "$(CLUSTER_DIR)")
 
 .PHONY: rabbitmq
 rabbitmq: rabbitmq-install ## a RabbitMQ broker of its own on free ports, until Ctrl-C

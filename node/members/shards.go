@@ -23,7 +23,9 @@ type Host interface {
 // what becomes of them.
 //
 // A shard that is to be handed over is checkpointed while it goes on, and then closed: what the
-// second checkpoint has to write is little, so that nobody notices the pause.
+// second checkpoint has to write is little, so that nobody notices the pause. They are closed one
+// after the other, with a little time in between: whoever takes them over has work to do for each,
+// and all of them at once would wait for the last.
 //
 // Of a Drain without an epoch nobody knows whether the store has the shard for this member: an
 // Acquire may have ended in a lost connection. Where the host released what that Acquire had
@@ -43,6 +45,8 @@ type shards struct {
 	last, before []uint64
 	// commands counts those of each shard.
 	commands []uint64
+	// next is when the next shard may be closed that was handed over.
+	next time.Time
 }
 
 var _ cluster.Host = (*shards)(nil)
@@ -90,12 +94,39 @@ func (s *shards) Drain(shard int, epoch uint64, report func(cluster.Event)) {
 		ctx, cancel := context.WithTimeout(s.ctx, saveWithin)
 		defer cancel()
 		_ = s.host.CheckpointShard(ctx, shard) // the second one tells
+		s.await(s.turn())
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.commands[shard] == command { // else it was dropped, and may be open again
 			s.close(shard, epoch, report)
 		}
 	})
+}
+
+// closeEvery is the least time between two shards that are handed over.
+const closeEvery = 25 * time.Millisecond
+
+// turn returns when a shard may be closed.
+func (s *shards) turn() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	if now.After(s.next) {
+		s.next = now
+	}
+	wait := s.next.Sub(now)
+	s.next = s.next.Add(closeEvery)
+	return wait
+}
+
+// await waits, unless the member ends.
+func (s *shards) await(d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-s.ctx.Done():
+	}
 }
 
 func (s *shards) close(shard int, epoch uint64, report func(cluster.Event)) {
