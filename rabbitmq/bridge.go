@@ -16,8 +16,10 @@ import (
 
 const (
 	// bridgePrefetch is how many messages the broker gives before it has an ack for the first. It
-	// is that of every bridge of a queue: see the fourth invariant of [Bridge].
-	bridgePrefetch = maxUnsettled
+	// is that of every bridge of a queue: see the fourth invariant of [Bridge]. More costs the
+	// broker less for each message; but where one shard has more than a quarter of them, they are
+	// more than may be under way, and the end of a consumer comes ever sooner.
+	bridgePrefetch = 4 * maxUnsettled
 	// bridgeConfirms is how many messages may be sent and not confirmed yet.
 	bridgeConfirms = 1024
 	// stallPatience is how long the broker may leave a call unanswered, or all that is published.
@@ -68,7 +70,9 @@ type BridgeOptions struct {
 //     Readers remember the last 64 origins of a stream, so what comes again after whatever
 //     failure counts once. An ack proves nothing: the broker may die before it has written it.
 //     That a message is delivered does: the queue counts what is out, and gives no more than
-//     the prefetch, so it has written the ack of the message that many before.
+//     the prefetch, so it has written the ack of the message that many before. Where a shard
+//     would get too many, all is settled and consumed on another channel: what that gives
+//     first proves that all before is gone.
 //  3. Per customer, the order of the queue is the order in the stream: each stream is published
 //     to in that order, on a channel of its own (see outlet), and all channels are of one
 //     connection, those for publishing closed before that for consuming. So nothing of a

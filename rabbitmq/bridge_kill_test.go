@@ -22,8 +22,9 @@ func TestBridgeBrokerKilled(t *testing.T) {
 	require.NoError(t, r.broker.Settle(t.Context()))
 	rng := rand.New(rand.NewPCG(3, 3))
 	bridges := []*Bridge{r.bridge("bridge0"), r.bridge("bridge1")}
-	for _, b := range bridges {
-		defer r.run(b)()
+	stops := []func(){r.run(bridges[0]), r.run(bridges[1])}
+	for _, stop := range stops {
+		defer stop()
 	}
 	p, gen := newPublished(), &traffic{rng: rng, customers: 40, hot: true}
 	for round := range rounds {
@@ -36,6 +37,9 @@ func TestBridgeBrokerKilled(t *testing.T) {
 		await(t, "the queues are back", func() bool { return bridges[0].Status().State != BridgeAway && bridges[1].Status().State != BridgeAway })
 		t.Logf("round %d: killed after %d of %d", round, settled(bridges), p.messages)
 	}
-	await(t, "the queue is empty", func() bool { return r.depth(r.UnshardedName()) == 0 })
+	r.finish(p)
+	for _, stop := range stops {
+		stop()
+	}
 	r.check(p)
 }

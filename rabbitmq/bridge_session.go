@@ -175,8 +175,7 @@ func (s *bridgeSession) take(d *amqp.Delivery) {
 	s.out = s.b.split.split(source{contentType: d.ContentType, encoding: d.ContentEncoding, name: d.Type, body: d.Body})
 	s.pieces, s.rejects = 0, 0
 	if !s.recent.add(d.DeliveryTag, s.out.pieces) {
-		// Messages of so many pieces are rare. That those before it are gone from the queue is
-		// known when another channel gets it first.
+		// That those before it are gone from the queue is known when another channel gets it first.
 		s.out, s.leaving = &split{}, renewing
 		return
 	}
