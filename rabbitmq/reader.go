@@ -96,11 +96,13 @@ func (l *Log) Open(ctx context.Context, shard int, at messages.Mark) (Reader, er
 }
 
 // attach tries until it is attached at its position, or that is proven to be impossible, or the
-// broker has refused for as long as the log's patience.
+// broker has refused for as long as the log's patience. A connection that is lost is no answer:
+// while it comes and goes, the reader tries on.
 func (r *reader) attach(ctx context.Context) error {
 	after := r.log.o.Connection.After
 	patience := after(r.log.o.Patience)
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		gen := r.conn.Generation()
 		err := r.tryAttach(ctx)
 		if err == nil {
 			r.conn.m.attached.Inc()
@@ -117,16 +119,21 @@ func (r *reader) attach(ctx context.Context) error {
 			return err // another log, and not one that lags
 		}
 		select {
-		case <-patience:
-			return err
-		default:
-		}
-		select {
 		case <-after(pause):
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-r.log.ctx.Done():
 			return errLogClosed()
+		}
+		// By now a loss has been seen.
+		if r.conn.Err() != nil || r.conn.Generation() != gen {
+			patience = after(r.log.o.Patience)
+			continue
+		}
+		select {
+		case <-patience:
+			return err
+		default:
 		}
 	}
 }
