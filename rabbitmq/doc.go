@@ -9,6 +9,9 @@
 //     what is there is not what was wanted.
 //   - [Log] is the log of shards: a stream each. What it has appended is confirmed by the
 //     broker; what it reads it proves: no message is passed over, none is taken for another.
+//   - [Bridge] takes the events of publishers that do not know shards to the streams, once each
+//     and in order, whatever crashes between.
+//   - [DeadQueue] is the queue of what could not be accepted.
 //
 // The broker says nothing of the messages that a stream has lost: who attaches at an offset
 // that is not there gets another one. Everything that is promised here is therefore

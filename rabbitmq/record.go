@@ -47,7 +47,7 @@ func parseRecord(d *amqp.Delivery, node string, r *messages.Record) {
 
 // recordType says how the body of a delivery is to be read.
 func recordType(d *amqp.Delivery) messages.RecordType {
-	if d.ContentEncoding != "" && d.ContentEncoding != "identity" {
+	if !plainEncoding(d.ContentEncoding) {
 		return messages.UnknownRecord
 	}
 	content := d.ContentType
