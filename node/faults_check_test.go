@@ -80,7 +80,7 @@ func (l *load) sample(all map[string]map[*source][]string) (look []string) {
 	slices.Sort(others) // so that the seed says which
 	rng := rand.New(rand.NewPCG(l.seed, 2<<32))
 	rng.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
-	return append(look, others[:min(12, len(others))]...)
+	return append(look, others[:min(8, len(others))]...)
 }
 
 // sent are the events of each customer, by publisher, in order.

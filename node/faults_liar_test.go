@@ -20,7 +20,7 @@ import (
 // testLiars has a publisher lie about all that it can, while the others go on: what it says of
 // events of its own is believed, and nothing else. What is refused is a dead letter, counted.
 func testLiars(t *testing.T, b *local.Broker, vhost string) {
-	const times = 10
+	const times = 5
 	seed := rand.Uint64()
 	cfg := brokerConfig(t.TempDir(), b.URLIn(vhost, "node"))
 	cfg.Shards = faultShards

@@ -82,7 +82,7 @@ func newLoad(t *testing.T, seed uint64, broker, api string, shards int) *load {
 	l.add(source{name: "any-protobuf", most: 12}, l.amqpWay(false, protobufEach))
 	l.add(source{name: "any-batch", most: 60, numbered: true}, l.amqpWay(false, protobufTogether))
 	// Of these nothing but what the bridge does makes the events once.
-	l.add(source{name: "any-once", most: 150, once: true, few: true}, l.amqpWay(false, jsonTogether))
+	l.add(source{name: "any-once", most: 120, once: true, few: true}, l.amqpWay(false, jsonTogether))
 	return l
 }
 

@@ -26,7 +26,7 @@ func testDuplicates(t *testing.T, b *local.Broker, vhost string) {
 	publisher := b.URLIn(vhost, publisherUser)
 	api := &apiWay{client: n.IngestServiceClient}
 	direct := &amqpWay{url: publisher, shards: cfg.Shards, direct: true, encode: protobufTogether}
-	anywhere := &amqpWay{url: publisher, shards: cfg.Shards, encode: jsonTogether}
+	anywhere := &amqpWay{url: publisher, shards: cfg.Shards, encode: protobufTogether}
 	defer direct.close()
 	defer anywhere.close()
 
