@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -124,14 +123,13 @@ func owners(t *testing.T, among ...*member) map[uint32]string {
 
 // load is publishers and callers at some nodes, for as long as a test changes the cluster.
 type load struct {
-	stop    context.CancelFunc
-	done    sync.WaitGroup
-	queries atomic.Int64
-	events  atomic.Int64
-	slowest atomic.Int64
+	stop context.CancelFunc
+	done sync.WaitGroup
 
-	mu     sync.Mutex
-	failed []error
+	mu              sync.Mutex // guards what follows
+	queries, events int
+	slowest         time.Duration
+	failed          []error
 }
 
 func (w *world) load(t *testing.T, at ...*member) *load {
@@ -154,7 +152,9 @@ func (w *world) load(t *testing.T, at ...*member) *load {
 				if err != nil {
 					continue
 				}
-				l.events.Add(1)
+				l.mu.Lock()
+				l.events++
+				l.mu.Unlock()
 				note(l.ask(ctx, at[(i+1)%len(at)], &footfallv1.GetCustomerRequest{CustomerId: customer(n), WaitFor: id}))
 			}
 		})
@@ -172,10 +172,11 @@ func (l *load) ask(ctx context.Context, m *member, r *footfallv1.GetCustomerRequ
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	_, err := m.GetCustomer(ctx, r)
-	if took := int64(time.Since(began)); ctx.Err() == nil {
-		l.queries.Add(1)
-		for slowest := l.slowest.Load(); took > slowest && !l.slowest.CompareAndSwap(slowest, took); slowest = l.slowest.Load() {
-		}
+	if took := time.Since(began); ctx.Err() == nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.queries++
+		l.slowest = max(l.slowest, took)
 	}
 	return err
 }
@@ -186,7 +187,7 @@ func (l *load) end(t *testing.T, what string) {
 	l.stop()
 	l.done.Wait()
 	require.Empty(t, l.failed, what)
-	t.Logf("%s: %d queries, %d events, slowest query %s", what, l.queries.Load(), l.events.Load(), time.Duration(l.slowest.Load()))
+	t.Logf("%s: %d queries, %d events, slowest query %s", what, l.queries, l.events, l.slowest)
 }
 
 // proved asks a node to fold every log again, and that every accepted event is there once.

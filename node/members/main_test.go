@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -142,8 +141,8 @@ func (m *member) halt(t *testing.T) {
 	}
 	if m.cmd != nil {
 		if m.cmd.ProcessState == nil {
-			require.NoError(t, m.cmd.Process.Signal(syscall.SIGKILL))
-			m.wait()
+			require.NoError(t, m.cmd.Process.Kill())
+			require.Error(t, m.wait())
 		}
 	} else {
 		m.cancel()

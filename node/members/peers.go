@@ -35,7 +35,7 @@ func newPeers(c credentials.TransportCredentials, version string) *peers {
 		grpc.WithTransportCredentials(c),
 		grpc.WithUserAgent("footfall-node/" + version),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: retry, MinConnectTimeout: time.Second}),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 2 * time.Second}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 15 * time.Second, Timeout: 2 * time.Second}),
 		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(api.Codec), grpc.MaxCallRecvMsgSize(largestAnswer)),
 		grpc.WithIdleTimeout(0),
 	}}
