@@ -20,7 +20,7 @@ type cutAtConsume struct {
 
 func (c cutAtConsume) Write(p []byte) (int, error) {
 	if bytes.Contains(p, []byte{0, 60, 0, 20}) && c.left.Add(-1) >= 0 { // basic.consume
-		_ = c.Conn.Close()
+		_ = c.Close()
 		return 0, net.ErrClosed
 	}
 	return c.Conn.Write(p)
