@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"regexp"
+	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,8 +32,9 @@ type Config struct {
 	MaxDelay time.Duration
 	// QueueRows bounds the rows that wait: 16 × MaxRows unless set.
 	QueueRows int
-	// InFlight is the number of batches that run at once: 2 unless set, so that one is
-	// prepared and answered while another computes.
+	// InFlight is the number of batches that run at once. Unless set it is 2, so that one is
+	// prepared and answered while another computes; on the processor, where a run of a small
+	// model has one core, one for each core but one where those are more.
 	InFlight int
 	// RunTimeout is how long one run of a model may take before the device is held to hang:
 	// 10 s unless set.
@@ -68,7 +71,7 @@ func (c *Config) complete() error {
 		c.QueueRows = 16 * c.MaxRows
 	}
 	if c.InFlight == 0 {
-		c.InFlight = 2
+		c.InFlight = inFlight(c.Device, runtime.GOMAXPROCS(0))
 	}
 	if c.RunTimeout == 0 {
 		c.RunTimeout = 10 * time.Second
@@ -93,7 +96,7 @@ func (c *Config) complete() error {
 	fault(c.MaxDelay < 0, "max delay %v is below 0", c.MaxDelay)
 	fault(c.QueueRows < c.MaxRows, "queue rows %d is below max rows %d", c.QueueRows, c.MaxRows)
 	fault(c.RunTimeout < 0, "run timeout %v is below 0", c.RunTimeout)
-	fault(c.InFlight < 1 || c.InFlight > 64, "batches in flight %d is not from 1 to 64", c.InFlight)
+	fault(c.InFlight < 1 || c.InFlight > maxInFlight, "batches in flight %d is not from 1 to %d", c.InFlight, maxInFlight)
 	if len(faults) == 0 && c.Metrics == nil {
 		m, err := NewMetrics(nil)
 		if err != nil {
@@ -102,6 +105,16 @@ func (c *Config) complete() error {
 		c.Metrics = m
 	}
 	return errors.Join(faults...)
+}
+
+// maxInFlight bounds the batches that run at once.
+const maxInFlight = 64
+
+func inFlight(device string, cores int) int {
+	if strings.HasPrefix(device, "CPU") {
+		return min(max(2, cores-1), maxInFlight)
+	}
+	return 2
 }
 
 // Device is the inference actor's handle: it owns one device and everything loaded there.

@@ -558,6 +558,14 @@ func TestConfigFaults(t *testing.T) {
 	}
 }
 
+func TestInFlight(t *testing.T) {
+	for want, have := range map[int]int{2: inFlight("CPU:0", 1), 15: inFlight("CPU:1", 16), maxInFlight: inFlight("CPU:0", 256)} {
+		require.Equal(t, want, have)
+	}
+	require.Equal(t, 2, inFlight("CPU:0", 2))
+	require.Equal(t, 2, inFlight("GPU:0", 16))
+}
+
 func TestMetricsStartAtZero(t *testing.T) {
 	dir := modelsDir(t)
 	synctest.Test(t, func(t *testing.T) {

@@ -56,7 +56,9 @@ func (c *PoolConfig) complete() error {
 	c.BackOff = cmp.Or(c.BackOff, time.Second)
 	c.MostBackOff = max(cmp.Or(c.MostBackOff, time.Minute), c.BackOff)
 	c.CloseWait = cmp.Or(c.CloseWait, 10*time.Second)
+	inFlight := c.InFlight
 	err := c.Config.complete()
+	c.InFlight = inFlight // each device has its own default
 	for i, name := range c.Devices {
 		switch {
 		case !deviceForm.MatchString(name):

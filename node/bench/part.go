@@ -34,8 +34,8 @@ type Part struct {
 
 // Done is how much a part did.
 type Done struct {
-	// Events and Rows are by second.
-	Events, Rows float64
+	// Events and Rows are by second; Cores is the CPU time that they took, by second.
+	Events, Rows, Cores float64
 }
 
 // ready is what a part writes once it can begin; it begins when it reads a line.
@@ -67,8 +67,8 @@ func (p Part) Do(scorer actors.Scorer, in io.Reader, out io.Writer) error {
 		return err
 	}
 
-	began := time.Now()
-	on := func() bool { return time.Since(began) < p.Limit }
+	u := measure()
+	on := func() bool { return time.Since(u.wall) < p.Limit }
 	var (
 		wg     sync.WaitGroup
 		events atomic.Int64
@@ -95,8 +95,10 @@ func (p Part) Do(scorer actors.Scorer, in io.Reader, out io.Writer) error {
 	if err := errors.Join(errs[:]...); err != nil {
 		return err
 	}
-	took := time.Since(began)
-	return json.NewEncoder(out).Encode(Done{Events: perSecond(int(events.Load()), took), Rows: perSecond(rows, took)})
+	wall, cpu := u.since()
+	return json.NewEncoder(out).Encode(Done{
+		Events: perSecond(int(events.Load()), wall), Rows: perSecond(rows, wall), Cores: cpu.Seconds() / wall.Seconds(),
+	})
 }
 
 // once is true for a quarter of a second: a warm-up.
@@ -241,7 +243,9 @@ func together(parts ...*Running) ([]Done, error) {
 // folding alone, the others for scoring alone.
 //
 // Work is counted as a share of what the whole machine does of it alone: half of the events
-// and half of the rows are together 1.
+// and half of the rows are together 1. Where others use the machine, too, that says little;
+// work by CPU time, as a share of what that does of it alone, then still tells what the two
+// cost each other.
 func (s *Suite) threads(ctx context.Context) error {
 	if s.Part == nil {
 		return nil
@@ -267,7 +271,7 @@ func (s *Suite) threads(ctx context.Context) error {
 		}
 		done, err := together(parts...)
 		for _, one := range done {
-			d.Events, d.Rows = d.Events+one.Events, d.Rows+one.Rows
+			d.Events, d.Rows, d.Cores = d.Events+one.Events, d.Rows+one.Rows, d.Cores+one.Cores
 		}
 		return d, err
 	}
@@ -275,16 +279,17 @@ func (s *Suite) threads(ctx context.Context) error {
 	type figure struct {
 		name string
 		what []share
-		all  []float64
+		// all is work by the clock, byCPU by CPU time.
+		all, byCPU []float64
 	}
 	var splits, ours []*figure
 	for _, k := range sizes {
 		if k < n {
-			splits = append(splits, &figure{name: fmt.Sprintf("  split: %d of %d cores score, the others fold", k, n), what: []share{
+			splits = append(splits, &figure{name: fmt.Sprintf("split: %d of %d cores score, the others fold", k, n), what: []share{
 				{all[:n-k], Part{Fold: true, Threads: 1}}, {all[n-k:], Part{Score: true, Threads: k}},
 			}})
 		}
-		ours = append(ours, &figure{name: fmt.Sprintf("  one process, %d threads for models", k), what: []share{{all, Part{Fold: true, Score: true, Threads: k}}}})
+		ours = append(ours, &figure{name: fmt.Sprintf("one process, %d threads for models", k), what: []share{{all, Part{Fold: true, Score: true, Threads: k}}}})
 	}
 	// Each round measures everything once, so that a machine that others use is as slow for
 	// one as for the other.
@@ -308,12 +313,14 @@ func (s *Suite) threads(ctx context.Context) error {
 				return err
 			}
 			f.all = append(f.all, d.Events/fold.Events+d.Rows/score.Rows)
+			f.byCPU = append(f.byCPU, (d.Events/fold.Events*fold.Cores+d.Rows/score.Rows*score.Cores)/d.Cores)
 		}
 	}
-	best := 0.
+	best, bestCPU := 0., 0.
 	for _, f := range splits {
-		best = max(best, middle(f.all))
+		best, bestCPU = max(best, middle(f.all)), max(bestCPU, middle(f.byCPU))
 		s.add(Row{Group: "threads", Name: f.name, Value: middle(f.all), Unit: "of the machine"})
+		s.add(Row{Group: "threads", Name: byCPU, Value: middle(f.byCPU), Unit: "of its CPU time"})
 	}
 	for i, f := range ours {
 		r := Row{Group: "threads", Name: f.name, Value: middle(f.all), Unit: "of the machine", Limit: best, Against: "the best split"}
@@ -322,9 +329,12 @@ func (s *Suite) threads(ctx context.Context) error {
 			r = r.ratioAtLeast(.85)
 		}
 		s.add(r)
+		s.add(Row{Group: "threads", Name: byCPU, Value: middle(f.byCPU), Unit: "of its CPU time", Limit: bestCPU, Against: "the best split"})
 	}
 	return nil
 }
+
+const byCPU = "    the same by CPU time"
 
 // share is a part and the cores that it has.
 type share struct {
