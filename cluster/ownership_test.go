@@ -196,3 +196,22 @@ func TestOwnershipAsksInPortions(t *testing.T) {
 	m.step(50, Ticked{}, "acquire 2, acquire 3")
 	m.step(100, Ticked{}, "acquire 4")
 }
+
+// A shard that is to be handed over may be answered for as long as the lease holds, until it is
+// released; nobody is told that it is here.
+func TestLeaving(t *testing.T) {
+	m := newMachine(t, OwnershipConfig{Shards: 2})
+	m.active()
+	m.step(10, DrainAsked{}, "announce draining, drain 0, drain 1")
+	l := m.Locate(0, m.at(20))
+	require.True(t, l.Leaving)
+	require.False(t, l.Here)
+	require.False(t, l.Coming)
+	require.Error(t, l.Err())
+	require.False(t, m.Locate(0, m.at(1500)).Leaving, "outside the lease")
+	m.step(30, Released{0}, "")
+	require.False(t, m.Locate(0, m.at(40)).Leaving)
+	m.step(1600, Ticked{}, "lease lapsed")
+	m.step(1700, m.renewed(3200), "verify")
+	require.False(t, m.Locate(1, m.at(1800)).Leaving, "another may have taken it since")
+}
