@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	amqp "github.com/rabbitmq/amqp091-go"
 
 	"footfall/messages"
 	"footfall/messages/footfallv1"
@@ -42,7 +45,8 @@ type Broker struct {
 
 var _ storage.Log = (*rabbitmq.Log)(nil)
 
-// Open connects and declares. What it opens, Close closes, but for the log, which is its
+// Open connects and declares. It waits until ctx ends for a broker that does not listen yet: one
+// that is started together with the node. What it opens, Close closes, but for the log, which is its
 // storage's to close.
 func Open(ctx context.Context, o Options) (_ *Broker, err error) {
 	b := &Broker{logger: o.Logger}
@@ -71,7 +75,7 @@ func Open(ctx context.Context, o Options) (_ *Broker, err error) {
 	}
 	topology := rabbitmq.Topology{Identity: o.Identity, Retention: o.Retention}
 	connection := rabbitmq.Options{URL: o.URL, Files: o.Files, Client: "footfall " + o.Node, Logger: o.Logger, Metrics: metrics}
-	if b.log, err = rabbitmq.OpenLog(ctx, rabbitmq.LogOptions{Connection: connection, Topology: topology}); err != nil {
+	if b.log, err = openLog(ctx, rabbitmq.LogOptions{Connection: connection, Topology: topology}); err != nil {
 		return nil, fmt.Errorf("log.url: %w", err)
 	}
 	connection.Name = "bridge"
@@ -84,6 +88,37 @@ func Open(ctx context.Context, o Options) (_ *Broker, err error) {
 	b.dead = rabbitmq.NewDeadQueue(rabbitmq.DeadQueueOptions{Topology: topology, Publisher: b.put, Conn: b.conn})
 	b.bridge, err = rabbitmq.NewBridge(rabbitmq.BridgeOptions{Conn: b.conn, Topology: topology, Logger: o.Logger, Metrics: bridgeMetrics})
 	return b, err
+}
+
+// tryEvery is how often a broker is tried that does not listen yet.
+const tryEvery = 500 * time.Millisecond
+
+// openLog opens the log once its broker is there. Whatever else is wrong does not get better.
+func openLog(ctx context.Context, o rabbitmq.LogOptions) (*rabbitmq.Log, error) {
+	t := time.NewTicker(tryEvery)
+	defer t.Stop()
+	for first := true; ; first = false {
+		log, err := rabbitmq.OpenLog(ctx, o)
+		if !starting(err) {
+			return log, err
+		}
+		if first {
+			o.Connection.Logger.Warn("the broker is not there yet", "reason", err)
+		}
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+}
+
+// starting says that an error is one of a broker that starts: it does not listen yet, or has not
+// found all of its queues, and then says of one that is declared that there is none.
+func starting(err error) bool {
+	op, network := errors.AsType[*net.OpError](err)
+	reply, answered := errors.AsType[*amqp.Error](err)
+	return network && op.Op == "dial" || answered && reply.Code == amqp.NotFound
 }
 
 // Log is the log on streams.
