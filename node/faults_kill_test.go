@@ -16,7 +16,7 @@ import (
 func heavy() bool { return os.Getenv("FOOTFALL_HEAVY") == "1" }
 
 // victims are a broker and a node on it, in a process of its own, and what is done to them. A
-// node that does not find its broker ends, and is started again, as by whoever runs it.
+// node that does not get through to its broker ends, and is started again, as by whoever runs it.
 type victims struct {
 	t      *testing.T
 	broker *local.Broker

@@ -1,6 +1,8 @@
 package node
 
 import (
+	"bytes"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -70,9 +72,9 @@ func (v *valve) pass() {
 	<-open
 }
 
-func newProxy(t *testing.T, broker string) *proxy {
+func newProxy(t *testing.T, addr, broker string) *proxy {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", addr)
 	require.NoError(t, err)
 	p := &proxy{listener: l, broker: broker, links: map[*link]bool{}, grown: make(chan struct{})}
 	p.work.Go(p.accept)
@@ -193,13 +195,47 @@ func (p *proxy) accepted(t *testing.T, made int) {
 	}
 }
 
+// testBrokerIsLate starts a node before its broker.
+func testBrokerIsLate(t *testing.T, b *local.Broker, vhost string) {
+	ports, err := local.ReservePorts(1)
+	require.NoError(t, err)
+	defer ports.Release()
+	addr := local.Address(ports.Next())
+	cfg := brokerConfig(t.TempDir(), throughProxy(t, b.URLIn(vhost, "node"), addr))
+	var network *proxy
+	n := launch(t, cfg, func(o *Options) {
+		o.Logger = slog.New(slog.NewTextHandler(onWords{"the broker is not there yet", func() {
+			if network == nil {
+				network = newProxy(t, addr, b.Address())
+			}
+		}}, nil))
+	})
+	require.NotNil(t, network, "it did not have to wait")
+	n.publish(t, view("early", "bird", monday))
+	n.idle(t)
+	require.EqualValues(t, 1, n.verified(t))
+}
+
+// onWords is a log that does something when it is told some words.
+type onWords struct {
+	words string
+	do    func()
+}
+
+func (w onWords) Write(line []byte) (int, error) {
+	if bytes.Contains(line, []byte(w.words)) {
+		w.do()
+	}
+	return len(line), nil
+}
+
 // testConnectionLost breaks the connections between a node and its broker under load: cut off
 // on both sides, silent in one direction or in both until each side has given up by itself,
 // and silent for so long that the node has connected again when it hears, and is heard, late.
 func testConnectionLost(t *testing.T, b *local.Broker, vhost string) {
 	seed := rand.Uint64()
 	rng := rand.New(rand.NewPCG(seed, 1<<32))
-	p := newProxy(t, b.Address())
+	p := newProxy(t, local.Address(0), b.Address())
 	const late = "silence, and heard late"
 	url := throughProxy(t, b.URLIn(vhost, "node"), p.listener.Addr().String())
 	n := launch(t, brokerConfig(t.TempDir(), url))

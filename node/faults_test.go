@@ -16,6 +16,7 @@ func TestFaults(t *testing.T) {
 		name string
 		run  func(t *testing.T, b *local.Broker, vhost string)
 	}{
+		{"BrokerIsLate", testBrokerIsLate},
 		{"ConnectionLost", testConnectionLost},
 		{"Alarms", testAlarms},
 		{"Trimmed", testTrimmed},
