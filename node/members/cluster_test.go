@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -85,40 +87,71 @@ func (w *world) publish(ctx context.Context, through *member, customer string) (
 	return id, nil
 }
 
-// owners waits until each shard is active at one member that should have it, and returns the names.
-func owners(t *testing.T, among ...*member) map[uint32]string {
+// owners waits until these are all the members, no shard is on its way, and each is active at one of
+// them, evenly; twice in a row. It returns their names by shard.
+func owners(t *testing.T, among ...*member) (out map[uint32]string) {
 	t.Helper()
-	names := map[string]bool{}
-	for _, m := range among {
-		names[m.name] = true
-	}
-	var out map[uint32]string
+	var before map[uint32]string
 	require.Eventually(t, func() bool {
-		out = map[uint32]string{}
-		count := map[string]int{}
-		for _, m := range among {
-			list, err := m.ListShards(t.Context(), &footfallv1.ListShardsRequest{})
-			if err != nil || len(list.GetShards()) != shards {
-				return false
-			}
-			for _, s := range list.GetShards() {
-				if before, ok := out[s.GetShard()]; s.GetState() != "active" || !names[s.GetOwner()] || ok && before != s.GetOwner() {
-					return false
-				}
-				if _, ok := out[s.GetShard()]; !ok {
-					out[s.GetShard()] = s.GetOwner()
-					count[s.GetOwner()]++
-				}
-			}
-		}
-		for _, n := range count {
-			if n > (shards+len(among)-1)/len(among) {
-				return false
-			}
-		}
-		return len(count) == len(among)
+		before, out = out, placed(t, among)
+		return out != nil && maps.Equal(before, out)
 	}, 30*time.Second, 20*time.Millisecond)
 	return out
+}
+
+func placed(t *testing.T, among []*member) map[uint32]string {
+	for _, m := range among {
+		c, err := m.GetCluster(t.Context(), &footfallv1.GetClusterRequest{})
+		if err != nil || len(c.GetMembers()) != len(among) {
+			return nil
+		}
+		for _, other := range c.GetMembers() {
+			if other.GetState() != "active" || !settled(t, other.GetHttpAddress()) {
+				return nil
+			}
+		}
+	}
+	out, count := map[uint32]string{}, map[string]int{}
+	for _, m := range among {
+		list, err := m.ListShards(t.Context(), &footfallv1.ListShardsRequest{})
+		if err != nil || len(list.GetShards()) != shards {
+			return nil
+		}
+		for _, s := range list.GetShards() {
+			before, told := out[s.GetShard()]
+			if s.GetState() != "active" || told && before != s.GetOwner() {
+				return nil
+			}
+			if !told {
+				out[s.GetShard()] = s.GetOwner()
+				count[s.GetOwner()]++
+			}
+		}
+	}
+	for _, m := range among {
+		if n := count[m.name]; n == 0 || n > (shards+len(among)-1)/len(among) {
+			return nil
+		}
+	}
+	return out
+}
+
+// settled reports whether no shard comes to a node or leaves it, by its metrics.
+func settled(t *testing.T, address string) bool {
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+address+"/metrics", nil)
+	require.NoError(t, err)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return false // it was killed, and nobody knows yet
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	for _, state := range []string{"acquiring", "recovering", "draining", "failed"} {
+		if err != nil || !strings.Contains(string(text), "\nfootfall_cluster_shards{state=\""+state+"\"} 0\n") {
+			return false
+		}
+	}
+	return true
 }
 
 // load is publishers and callers at some nodes, for as long as a test changes the cluster.
@@ -224,6 +257,7 @@ func (w *world) proved(t *testing.T, m *member) {
 // TestCluster lets three nodes join, leave in order, crash, come back and leave for good, under load.
 func TestCluster(t *testing.T) {
 	w := newWorld(t)
+	t.Cleanup(http.DefaultClient.CloseIdleConnections)
 	n1 := launch(t, w.spec("n1"))
 	n2, n3 := launch(t, w.spec("n2", n1)), launch(t, w.spec("n3", n1))
 	home := owners(t, n1, n2, n3)
