@@ -186,7 +186,9 @@ func (s *shard) fail(err error) {
 		stale *messages.StaleEpochError
 	)
 	switch {
-	case s.told != nil && (errors.As(err, &held) || errors.As(err, &stale)):
+	case s.told != nil && errors.As(err, &held): // as it is while others hand over
+		s.logger.Debug("shard is another's", "reason", err)
+	case s.told != nil && errors.As(err, &stale):
 		s.logger.Info("shard is another's", "epoch", s.epoch, "reason", err)
 	default:
 		s.logger.Error("shard failed", "epoch", s.epoch, "error", err)
