@@ -2,12 +2,13 @@ package node
 
 import (
 	"bytes"
+	"context"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"net"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -23,9 +24,6 @@ type proxy struct {
 	mu sync.Mutex
 	// links are true until something is done to them.
 	links map[*link]bool
-	// made counts the links; grown is closed when there is one more.
-	made  int
-	grown chan struct{}
 }
 
 // link is one connection through a proxy.
@@ -76,7 +74,7 @@ func newProxy(t *testing.T, addr, broker string) *proxy {
 	t.Helper()
 	l, err := net.Listen("tcp", addr)
 	require.NoError(t, err)
-	p := &proxy{listener: l, broker: broker, links: map[*link]bool{}, grown: make(chan struct{})}
+	p := &proxy{listener: l, broker: broker, links: map[*link]bool{}}
 	p.work.Go(p.accept)
 	t.Cleanup(func() {
 		require.NoError(t, l.Close())
@@ -103,9 +101,6 @@ func (p *proxy) accept() {
 		l.toNode.set(true)
 		p.mu.Lock()
 		p.links[l] = true
-		p.made++
-		close(p.grown)
-		p.grown = make(chan struct{})
 		p.mu.Unlock()
 		p.work.Go(func() {
 			var both sync.WaitGroup
@@ -143,20 +138,16 @@ func carry(to, from *net.TCPConn, v *valve) {
 	}
 }
 
-// harm does something to every connection that is whole, and returns a count of connections at
-// which the node has as many again.
-func (p *proxy) harm(do func(*link)) (made int) {
+// harm does something to every connection that is whole.
+func (p *proxy) harm(do func(*link)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	made = p.made
 	for l, whole := range p.links {
 		if whole {
 			do(l)
 			p.links[l] = false
-			made++
 		}
 	}
-	return made
 }
 
 // cut resets both sides.
@@ -176,23 +167,14 @@ func (p *proxy) heal() {
 	}
 }
 
-// accepted returns when so many connections were made.
-func (p *proxy) accepted(t *testing.T, made int) {
+// reconnects counts, for each connection of a node, how often it came back.
+func (r *running) reconnects(t *testing.T) map[string]float64 {
 	t.Helper()
-	timeout := time.After(time.Minute)
-	for {
-		p.mu.Lock()
-		enough, grown := p.made >= made, p.grown
-		p.mu.Unlock()
-		if enough {
-			return
-		}
-		select {
-		case <-grown:
-		case <-timeout:
-			t.Fatal("the node does not connect again")
-		}
+	out := map[string]float64{}
+	for _, name := range []string{"consume-0", "consume-1", "publish", "bridge"} {
+		out[name] = r.metric(t, "footfall_rabbitmq_reconnects_total", name)
 	}
+	return out
 }
 
 // testBrokerIsLate starts a node before its broker.
@@ -262,7 +244,16 @@ func testConnectionLost(t *testing.T, b *local.Broker, vhost string) {
 		for _, f := range faults {
 			l.after(rng.IntN(50))
 			t.Log(f.name)
-			p.accepted(t, p.harm(f.do))
+			before := n.reconnects(t)
+			p.harm(f.do)
+			until(t, func(context.Context) error {
+				for name, count := range n.reconnects(t) {
+					if count == before[name] {
+						return fmt.Errorf("%s has not come back", name)
+					}
+				}
+				return nil
+			})
 			if f.name == late {
 				p.heal()
 			}
