@@ -33,8 +33,8 @@ func (l *Log) probe(ctx context.Context, shard int, at any, n int) ([]probed, er
 	if err != nil {
 		return nil, err
 	}
-	var got []probed
-	err = c.await(ctx, func() error {
+	var got []probed // the call's, until it has answered: it may go on after ctx
+	err = c.await(ctx, func() (err error) {
 		defer ch.Close() //nolint:errcheck // a channel that the broker has closed is closed
 		got, err = probe(ch, l.o.Topology.StreamName(shard), at, n)
 		return err

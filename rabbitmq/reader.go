@@ -184,16 +184,23 @@ func (r *reader) consume(ctx context.Context) error {
 		return err
 	}
 	r.ch = ch
-	return r.conn.await(ctx, func() error {
-		if err := ch.Qos(r.prefetch, 0, false); err != nil {
+	// The call may go on after ctx: it has nothing of the reader's.
+	var (
+		deliveries <-chan amqp.Delivery
+		prefetch   = r.prefetch
+		stream, at = r.stream, int64(max(r.at.Next, 1) - 1)
+	)
+	err = r.conn.await(ctx, func() (err error) {
+		if err := ch.Qos(prefetch, 0, false); err != nil {
 			return err
 		}
-		deliveries, err := ch.Consume(r.stream, "", false, false, false, false, amqp.Table{headerOffset: int64(max(r.at.Next, 1) - 1)})
-		if err == nil {
-			r.deliveries = deliveries
-		}
+		deliveries, err = ch.Consume(stream, "", false, false, false, false, amqp.Table{headerOffset: at})
 		return err
 	}, nil)
+	if err == nil {
+		r.deliveries = deliveries
+	}
+	return err
 }
 
 // first waits for the first delivery, which it holds; false where there is proof that there is
