@@ -268,7 +268,7 @@ func (b *Broker) Pid() int { return b.server.Pid() }
 // Done is closed once the broker's process, as of its last start, has ended.
 func (b *Broker) Done() <-chan struct{} { return b.server.Done() }
 
-// Kill ends the broker's process as a power cut would, and waits until it is gone. What was declared in the last second or two is
+// Kill ends the broker's process as a power cut would, and waits until it is gone. What was declared in the last half second is
 // damaged by that: see Settle.
 func (b *Broker) Kill() error { return b.server.Kill() }
 
