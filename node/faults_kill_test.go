@@ -72,6 +72,14 @@ func TestKillOnBroker(t *testing.T) {
 	seed := rand.Uint64()
 	rng := rand.New(rand.NewPCG(seed, 1<<32))
 	b := testBroker(t)
+	t.Cleanup(func() {
+		if t.Failed() {
+			for _, what := range []string{"list_exchanges", "list_queues"} {
+				said, err := b.Control(context.WithoutCancel(t.Context()), what, "name", "arguments")
+				t.Log(said, err)
+			}
+		}
+	})
 	ports, err := local.ReservePorts(1)
 	require.NoError(t, err)
 	defer ports.Release()
