@@ -276,8 +276,8 @@ func (l *Log) check(ctx context.Context, shard int) error {
 	return nil
 }
 
-// Append adds records to a shard's log, in order, and returns once the broker has confirmed
-// all of them. *messages.BlockedError says that it takes nothing for now;
+// Append adds records to a shard's log, in order and without a hole, and returns once the broker
+// has confirmed all of them. *messages.BlockedError says that it takes nothing for now;
 // *messages.UnavailableError that it cannot be reached, or has refused. After an error some
 // records may be in the log, and sending them again is right. An append of nothing says
 // whether one would be taken.
@@ -297,25 +297,27 @@ func (l *Log) Append(ctx context.Context, shard int, records []messages.Record) 
 	if err != nil {
 		return err
 	}
-	var (
-		conf   Confirmation
-		stream = l.o.Topology.StreamName(shard)
-		sends  = make([]sending, len(records))
-	)
-	conf.init(p, len(records))
+	// One after the other: a broker that begins may send the first back and keep the second. Were
+	// both on their way, events would be in the log without those before them, and of a
+	// producer that numbers them the ones before could never come again.
 	for i := range records {
-		s := &sends[i]
-		s.conf, s.key, s.msg = &conf, stream, publishing(&records[i], l.user)
-		if err := p.send(ctx, s); err != nil {
-			conf.settle(len(records)-i, err)
+		if err := l.appendOne(ctx, shard, p, &records[i]); err != nil {
 			return appendError(err)
 		}
 	}
-	err = conf.Wait(ctx)
+	return nil
+}
+
+// appendOne returns once the broker has confirmed a record.
+func (l *Log) appendOne(ctx context.Context, shard int, p *Publisher, record *messages.Record) error {
+	conf, err := p.Publish(ctx, "", l.o.Topology.StreamName(shard), publishing(record, l.user))
+	if err == nil {
+		err = conf.Wait(ctx)
+	}
 	if returned := (*ReturnedError)(nil); errors.As(err, &returned) {
 		l.discard(shard, p)
 	}
-	return appendError(err)
+	return err
 }
 
 // discard gives up the channel of a shard on which a message came back: the channel has counted
