@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 	"strings"
 	"unsafe"
 
@@ -35,7 +34,7 @@ func eachEvent(rec *messages.Record, peek func(place int, raw []byte), do func(i
 		return fmt.Errorf("record type %d is not known to this version", rec.Type)
 	}
 	for b := rec.Body; len(b) > 0; {
-		_, n := nextField(b)
+		_, n := messages.NextInBatch(b)
 		if n < 0 {
 			return errors.New("unreadable batch of events")
 		}
@@ -48,7 +47,7 @@ func eachEvent(rec *messages.Record, peek func(place int, raw []byte), do func(i
 	for b := rec.Body; len(b) > 0; {
 		n := 0
 		for n < ahead && len(b) > 0 {
-			raw, size := nextField(b)
+			raw, size := messages.NextInBatch(b)
 			b = b[size:]
 			if raw != nil {
 				next[n] = raw
@@ -75,27 +74,6 @@ func eachJSON(body []byte, peek func(int, []byte), do func(uint32, int, []byte))
 		do(uint32(i), 0, raw)
 	}
 	return nil
-}
-
-// nextField reads one field of an EventBatch: its event, or nil for a field that is not
-// known, and its length; negative where it cannot be read.
-func nextField(b []byte) (event []byte, n int) {
-	num, typ, n := protowire.ConsumeTag(b)
-	if n < 0 {
-		return nil, n
-	}
-	if num == 1 && typ == protowire.BytesType {
-		v, m := protowire.ConsumeBytes(b[n:])
-		if m < 0 {
-			return nil, m
-		}
-		return slices.Clip(v), n + m
-	}
-	m := protowire.ConsumeFieldValue(num, typ, b[n:])
-	if m < 0 {
-		return nil, m
-	}
-	return nil, n + m
 }
 
 // customerOf finds the customer_id of an encoded event; the string is the message's own. As

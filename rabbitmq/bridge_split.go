@@ -222,7 +222,7 @@ func (s *splitter) encode(ev *footfallv1.Event) []byte {
 func (s *splitter) readBatch() (why rejection, f *messages.Fault) {
 	events := 0
 	for b := s.src.body; len(b) > 0; {
-		raw, n := batchField(b)
+		raw, n := messages.NextInBatch(b)
 		if n < 0 {
 			return rejectUnread, &messages.Fault{Reason: "unreadable batch of events"}
 		}
@@ -239,7 +239,7 @@ func (s *splitter) readBatch() (why rejection, f *messages.Fault) {
 	}
 	index := 0
 	for b := s.src.body; len(b) > 0; {
-		raw, n := batchField(b)
+		raw, n := messages.NextInBatch(b)
 		if raw != nil {
 			s.readProtobuf(index, raw)
 			index++
@@ -251,29 +251,8 @@ func (s *splitter) readBatch() (why rejection, f *messages.Fault) {
 
 var noEvent = &messages.Fault{Reason: "the message holds no event"}
 
-// batchField reads one field of an EventBatch: its event, or nil for a field that is not
-// known, and its length; negative where it cannot be read.
-func batchField(b []byte) (event []byte, n int) {
-	num, typ, n := protowire.ConsumeTag(b)
-	if n < 0 {
-		return nil, n
-	}
-	if num == batchEvents && typ == protowire.BytesType {
-		v, m := protowire.ConsumeBytes(b[n:])
-		if m < 0 {
-			return nil, m
-		}
-		return v, n + m
-	}
-	m := protowire.ConsumeFieldValue(num, typ, b[n:])
-	if m < 0 {
-		return nil, m
-	}
-	return nil, n + m
-}
-
 // batchEvents is the field of an EventBatch that holds events.
-const batchEvents protowire.Number = 1
+const batchEvents = messages.BatchEvents
 
 func (s *splitter) readProtobuf(index int, raw []byte) {
 	// Its strings point into the message: what outlives it must be cloned.
