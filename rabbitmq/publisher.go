@@ -74,36 +74,18 @@ type sending struct {
 	at      time.Time
 }
 
-// Confirmation is what becomes of a message, or of several that belong together.
+// Confirmation is what becomes of a message.
 type Confirmation struct {
 	p *Publisher
-	// left counts messages that are not settled. The first failure is that of all; whoever
-	// has not been sent by then is not.
-	left    atomic.Int64
-	failure atomic.Pointer[error]
+	// done is closed once the message is settled; failure is good from then on.
 	done    chan struct{}
+	failure error
 }
 
-func (c *Confirmation) init(p *Publisher, messages int) {
-	c.p, c.done = p, make(chan struct{})
-	c.left.Store(int64(messages))
-}
-
-// settle ends n messages with an error, or with none.
-func (c *Confirmation) settle(n int, err error) {
-	if err != nil {
-		c.failure.CompareAndSwap(nil, &err)
-	}
-	if c.left.Add(-int64(n)) == 0 {
-		close(c.done)
-	}
-}
-
-func (c *Confirmation) err() error {
-	if e := c.failure.Load(); e != nil {
-		return *e
-	}
-	return nil
+// settle ends the message with an error, or with none. It is called once.
+func (c *Confirmation) settle(err error) {
+	c.failure = err
+	close(c.done)
 }
 
 // Wait returns nil once the broker has taken responsibility for the message and has routed
@@ -115,14 +97,14 @@ func (c *Confirmation) Wait(ctx context.Context) error {
 		if state.blocked {
 			select {
 			case <-c.done:
-				return c.err()
+				return c.failure
 			default:
 				return blockedError(state.reason)
 			}
 		}
 		select {
 		case <-c.done:
-			return c.err()
+			return c.failure
 		case <-state.changed:
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -130,7 +112,7 @@ func (c *Confirmation) Wait(ctx context.Context) error {
 			// What slipped into the queue after its end is settled by nobody.
 			select {
 			case <-c.done:
-				return c.err()
+				return c.failure
 			default:
 				return c.p.refusal(&sending{})
 			}
@@ -167,7 +149,7 @@ func (p *Publisher) Publish(ctx context.Context, exchange, key string, msg amqp.
 		Confirmation
 		sending
 	}{sending: sending{exchange: exchange, key: key, msg: msg}}
-	s.init(p, 1)
+	s.p, s.done = p, make(chan struct{})
 	s.conf = &s.Confirmation
 	if err := p.send(ctx, &s.sending); err != nil {
 		return nil, err
@@ -287,7 +269,7 @@ func (p *Publisher) empty() {
 	for {
 		select {
 		case s := <-p.queue:
-			s.conf.settle(1, p.refusal(s))
+			s.conf.settle(p.refusal(s))
 		default:
 			return
 		}
@@ -307,7 +289,7 @@ func (p *Publisher) reopen() *amqp.Channel {
 		case ch := <-opened:
 			return ch
 		case s := <-p.queue:
-			s.conf.settle(1, p.refusal(s))
+			s.conf.settle(p.refusal(s))
 		case <-p.stopped:
 			cancel()
 			opening.Wait()
@@ -429,17 +411,11 @@ const maxRun = 64
 
 // send writes a message.
 func (l *life) send(s *sending) (err error) {
-	if s.conf.failure.Load() != nil {
-		// One that it belongs to has failed: it must not come after a hole.
-		<-l.room
-		s.conf.settle(1, nil)
-		return nil
-	}
 	s.at = time.Now()
 	s.confirm, err = l.ch.PublishWithDeferredConfirm(s.exchange, s.key, true, false, s.msg)
 	if err != nil {
 		l.p.m.lost.Inc()
-		s.conf.settle(1, &LostError{Exchange: s.exchange, Key: s.key, Sent: !errors.Is(err, amqp.ErrClosed), Err: err})
+		s.conf.settle(&LostError{Exchange: s.exchange, Key: s.key, Sent: !errors.Is(err, amqp.ErrClosed), Err: err})
 		return l.why(err)
 	}
 	l.p.m.unconfirmed.Inc()
@@ -469,7 +445,7 @@ func (l *life) why(err error) error {
 func (l *life) fail(s *sending, why error) {
 	l.p.m.unconfirmed.Dec()
 	l.p.m.lost.Inc()
-	s.conf.settle(1, &LostError{Exchange: s.exchange, Key: s.key, Sent: true, Err: why})
+	s.conf.settle(&LostError{Exchange: s.exchange, Key: s.key, Sent: true, Err: why})
 }
 
 // settle says what became of each message, in the order of sending.
@@ -494,7 +470,7 @@ func (l *life) settle() {
 			l.p.m.published.Inc()
 		}
 		l.p.m.unconfirmed.Dec()
-		s.conf.settle(1, err)
+		s.conf.settle(err)
 	}
 }
 
