@@ -92,7 +92,8 @@ type slot struct {
 	asked   bool
 	lapses  uint64
 	retryAt time.Time
-	tries   int
+	tries   int  // refused in a row
+	fails   int  // failed in a row, whatever was refused before
 	hinted  bool // it was released elsewhere while a command was on its way
 	// holder is who had it when the store refused it to us.
 	holder string
@@ -286,7 +287,7 @@ func (o *Ownership) heldRead(e HeldRead) {
 		o.do(LeaseRestored{i})
 		for s := i; s < len(o.shards); s += len(o.leases) {
 			// What failed because the store was away need not wait.
-			o.shards[s].retryAt, o.shards[s].tries = o.now, 0
+			o.shards[s].retryAt, o.shards[s].tries, o.shards[s].fails = o.now, 0, 0
 		}
 	}
 }
@@ -363,7 +364,7 @@ func (o *Ownership) shardEvent(e Event) {
 		}
 	case Activated:
 		if k := o.slot(e.Shard, Recovering); k != nil {
-			k.state, k.tries = Active, 0
+			k.state = Active
 		}
 	case Released:
 		if o.slot(e.Shard, Draining) != nil {
@@ -393,8 +394,8 @@ func (o *Ownership) shardFailed(e ShardFailed) {
 		return
 	}
 	// An Acquire that failed may have been carried out all the same.
-	next := slot{state: k.state, held: true, epoch: k.epoch, tries: k.tries + 1}
-	next.retryAt = o.now.Add(o.cfg.FailedRetry << min(k.tries, 2))
+	next := slot{state: k.state, held: true, epoch: k.epoch, fails: k.fails + 1}
+	next.retryAt = o.now.Add(o.cfg.FailedRetry << min(k.fails, 2))
 	switch {
 	case k.state == Draining:
 	case e.ForGood:
@@ -472,7 +473,7 @@ func (o *Ownership) reconcile() {
 			o.set(s, slot{})
 		case draining < o.cfg.MaxDraining || k.state == Acquiring:
 			draining++
-			k.state, k.tries = Draining, 0
+			k.state, k.fails = Draining, 0
 			o.drain(s)
 		}
 		if k.state != Idle {

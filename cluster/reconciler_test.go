@@ -91,9 +91,14 @@ func (h *fakeHost) Acquire(shard int, report func(Event)) {
 	})
 }
 
-func (h *fakeHost) Drain(shard int, _ uint64, report func(Event)) {
+func (h *fakeHost) Drain(shard int, epoch uint64, report func(Event)) {
 	h.done.Go(func() {
-		err := h.store.with(func(st *simStore) error { return st.release(shard, h.name, h.incarnation) })
+		err := h.store.with(func(st *simStore) error {
+			if epoch == 0 {
+				epoch = st.shards[shard].epoch
+			}
+			return st.release(shard, h.name, h.incarnation, epoch)
+		})
 		var stale *messages.StaleEpochError
 		switch {
 		case err == nil:

@@ -255,9 +255,9 @@ func (st *simStore) acquire(shard int, member, incarnation string) (uint64, erro
 	return k.epoch, nil
 }
 
-func (st *simStore) release(shard int, member, incarnation string) error {
+func (st *simStore) release(shard int, member, incarnation string, epoch uint64) error {
 	k := &st.shards[shard]
-	if k.owner != member || k.incarnation != incarnation {
+	if k.owner != member || k.incarnation != incarnation || k.epoch != epoch {
 		return &messages.StaleEpochError{Shard: shard, Stored: k.epoch}
 	}
 	k.owner, k.incarnation = "", ""
@@ -310,8 +310,11 @@ type heard struct {
 
 // simRunning is what the host runs of a shard.
 type simRunning struct {
-	epoch uint64
-	life  int // counts Drops: what was asked before one is not answered after it
+	epoch    uint64
+	life     int    // counts Drops: what was asked before one is not answered after it
+	commands int    // counts Acquires, Drains and Drops: a Drain is carried out while it is the last
+	asking   bool   // the store for it,
+	then     func() // and this is done with the answer
 }
 
 // start begins a process of a name.
@@ -489,10 +492,11 @@ func (n *simNode) step(e Event) {
 			n.acquire(c.Shard)
 		case Drain:
 			note("drains", c.Shard)
-			n.drain(c.Shard)
+			n.drain(c.Shard, c.Epoch)
 		case Drop:
 			note("drops", c.Shard)
-			n.running[c.Shard] = simRunning{life: n.running[c.Shard].life + 1}
+			r := n.running[c.Shard]
+			n.running[c.Shard] = simRunning{life: r.life + 1, commands: r.commands + 1}
 		case TellReleased:
 			n.tell(c)
 		case Verify:
@@ -521,40 +525,76 @@ func (n *simNode) answer(shard, life int, e Event) {
 
 func (n *simNode) acquire(shard int) {
 	var epoch uint64
-	incarnation, life := n.incarnation, n.running[shard].life
+	r := &n.running[shard]
+	r.commands++
+	r.asking = true
+	incarnation, life := n.incarnation, r.life
 	n.ask(func() (err error) { epoch, err = n.sim.store.acquire(shard, n.name, incarnation); return err }, func(err error) {
 		held, isHeld := errors.AsType[*messages.HeldError](err)
+		if r.life != life {
+			return
+		}
+		then := r.then
+		r.asking, r.then = false, nil
 		switch {
 		case err == nil:
-			if n.running[shard].life != life {
-				return
-			}
-			n.running[shard].epoch = epoch
+			r.epoch = epoch
 			n.step(Acquired{shard, epoch})
 			n.after(n.sim.some(10, 40), func() { n.answer(shard, life, Activated{shard}) })
 		case isHeld:
-			n.answer(shard, life, Refused{shard, held.Owner, held.For})
+			n.step(Refused{shard, held.Owner, held.For})
 		default:
-			n.answer(shard, life, ShardFailed{Shard: shard})
+			n.step(ShardFailed{Shard: shard})
+		}
+		if then != nil {
+			then()
 		}
 	})
 }
 
-func (n *simNode) drain(shard int) {
-	incarnation, life := n.incarnation, n.running[shard].life
-	n.after(n.sim.some(5, 20), func() {
-		n.ask(func() error { return n.sim.store.release(shard, n.name, incarnation) }, func(err error) {
-			_, stale := errors.AsType[*messages.StaleEpochError](err)
-			switch {
-			case err == nil:
-				n.answer(shard, life, Released{shard})
-			case stale:
-				n.answer(shard, life, SteppedDown{shard})
-			default:
-				n.answer(shard, life, ShardFailed{Shard: shard})
+// drain checkpoints and releases a shard. Without an epoch it awaits the answer to an Acquire, and
+// asks the store what it has for this member.
+func (n *simNode) drain(shard int, epoch uint64) {
+	r, incarnation := &n.running[shard], n.incarnation
+	r.commands++
+	command, life := r.commands, r.life
+	ended := func(err error) {
+		_, stale := errors.AsType[*messages.StaleEpochError](err)
+		switch {
+		case err == nil:
+			n.answer(shard, life, Released{shard})
+		case stale:
+			n.answer(shard, life, SteppedDown{shard})
+		default:
+			n.answer(shard, life, ShardFailed{Shard: shard})
+		}
+	}
+	release := func() {
+		if r.commands == command {
+			n.ask(func() error { return n.sim.store.release(shard, n.name, incarnation, epoch) }, ended)
+		}
+	}
+	find := func() {
+		var has bool
+		n.ask(func() error {
+			epoch, has = n.sim.store.held(n.name, incarnation)[shard]
+			return nil
+		}, func(err error) {
+			if err != nil || !has {
+				ended(err)
+				return
 			}
+			release()
 		})
-	})
+	}
+	switch {
+	case epoch != 0:
+		n.after(n.sim.some(5, 20), release)
+	case r.asking:
+		r.then = find
+	default:
+		find()
+	}
 }
 
 func (n *simNode) tell(c TellReleased) {

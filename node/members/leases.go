@@ -11,7 +11,6 @@ import (
 
 // Store is what the members of a cluster share: *postgresstore.Store is one.
 type Store interface {
-	Acquire(ctx context.Context, shard int, owner string) (epoch uint64, err error)
 	Release(ctx context.Context, shard int, epoch uint64) error
 	Renew(ctx context.Context, member, incarnation string, ttl time.Duration) (lasts []time.Duration, err error)
 	GiveUp(ctx context.Context, member, incarnation string) error

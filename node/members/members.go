@@ -83,7 +83,7 @@ func New(ctx context.Context, o Options) (_ *Members, err error) {
 	}
 	m.self.Incarnation, m.self.State = m.incarnation, cluster.MemberJoining
 	m.life, m.end = context.WithCancel(context.Background())
-	m.shards = newShards(m.life, o.Host, o.Store, m.self.Name, m.self.Shards)
+	m.shards = newShards(m.life, o.Host, o.Store, m.self.Name, m.incarnation, m.self.Shards)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, m.Close())

@@ -29,12 +29,12 @@ type Host interface {
 //
 // Of a Drain without an epoch nobody knows whether the store has the shard for this member: an
 // Acquire may have ended in a lost connection. Where the host released what that Acquire had
-// given, all is well; else the shard is acquired once more, which nobody but its owner can, and
-// released.
+// given, all is well; else the store is asked, and what it has is released under its epoch, unless
+// a later command may have acquired that.
 type shards struct {
-	host  Host
-	store Store
-	name  string
+	host              Host
+	store             Store
+	name, incarnation string
 	// ctx ends with the member, and with it calls to the store.
 	ctx   context.Context //nolint:containedctx // it is the member's life, not a call's
 	calls sync.WaitGroup
@@ -51,8 +51,8 @@ type shards struct {
 
 var _ cluster.Host = (*shards)(nil)
 
-func newShards(ctx context.Context, host Host, store Store, name string, n int) *shards {
-	return &shards{host: host, store: store, name: name, ctx: ctx, last: make([]uint64, n), before: make([]uint64, n), commands: make([]uint64, n)}
+func newShards(ctx context.Context, host Host, store Store, name, incarnation string, n int) *shards {
+	return &shards{host: host, store: store, name: name, incarnation: incarnation, ctx: ctx, last: make([]uint64, n), before: make([]uint64, n), commands: make([]uint64, n)}
 }
 
 // Acquire implements cluster.Host.
@@ -87,7 +87,7 @@ func (s *shards) Drain(shard int, epoch uint64, report func(cluster.Event)) {
 	s.commands[shard]++
 	command := s.commands[shard]
 	if epoch == 0 {
-		s.close(shard, epoch, report)
+		s.close(shard, epoch, command, report)
 		return
 	}
 	s.calls.Go(func() {
@@ -98,7 +98,7 @@ func (s *shards) Drain(shard int, epoch uint64, report func(cluster.Event)) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.commands[shard] == command { // else it was dropped, and may be open again
-			s.close(shard, epoch, report)
+			s.close(shard, epoch, command, report)
 		}
 	})
 }
@@ -129,13 +129,13 @@ func (s *shards) await(d time.Duration) {
 	}
 }
 
-func (s *shards) close(shard int, epoch uint64, report func(cluster.Event)) {
+func (s *shards) close(shard int, epoch, command uint64, report func(cluster.Event)) {
 	s.host.Close(shard, epoch, func(c actors.Change) {
 		fresh := s.note(shard, c.Epoch)
 		switch c.State {
 		case actors.Idle:
 			if epoch == 0 && !fresh {
-				s.calls.Go(func() { report(s.letGo(shard)) })
+				s.calls.Go(func() { s.letGo(shard, command, report) })
 				return
 			}
 			report(cluster.Released{Shard: shard})
@@ -170,16 +170,25 @@ func (s *shards) note(shard int, epoch uint64) (fresh bool) {
 	return epoch > s.before[shard]
 }
 
-// letGo makes sure that the store does not have a shard for this member.
-func (s *shards) letGo(shard int) cluster.Event {
-	epoch, err := s.store.Acquire(s.ctx, shard, s.name)
-	if err == nil {
+// letGo makes sure that the store does not have a shard for this member. What the store had when
+// it was asked was acquired before, so that no command after the Drain can have done it where
+// there has been none.
+func (s *shards) letGo(shard int, command uint64, report func(cluster.Event)) {
+	owned, err := s.store.Owned(s.ctx, s.name, s.incarnation)
+	s.mu.Lock()
+	late := s.commands[shard] != command
+	s.mu.Unlock()
+	if late {
+		return
+	}
+	if epoch, has := owned[shard]; err == nil && has {
 		err = s.store.Release(s.ctx, shard, epoch)
 	}
-	if err == nil {
-		return cluster.Released{Shard: shard}
+	if err != nil {
+		report(failure(shard, err))
+		return
 	}
-	return released(failure(shard, err))
+	report(cluster.Released{Shard: shard})
 }
 
 // failure says what an error of a shard means to the cluster.

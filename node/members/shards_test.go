@@ -20,9 +20,10 @@ import (
 type stub struct {
 	calls []string
 	told  func(actors.Change)
-	// acquire is the store's answer.
-	acquire error
-	epoch   uint64
+	// owned and err are the store's answer, late is done before it is given.
+	owned map[int]uint64
+	err   error
+	late  func()
 }
 
 func (s *stub) note(format string, args ...any) {
@@ -46,26 +47,27 @@ func (s *stub) CheckpointShard(_ context.Context, shard int) error {
 	return nil
 }
 
-func (s *stub) Acquire(_ context.Context, shard int, owner string) (uint64, error) {
-	s.note("acquire %d for %s", shard, owner)
-	return s.epoch, s.acquire
-}
-
 func (s *stub) Release(_ context.Context, shard int, epoch uint64) error {
 	s.note("release %d/%d", shard, epoch)
 	return nil
 }
 
 func (s *stub) Renew(_ context.Context, _, _ string, ttl time.Duration) ([]time.Duration, error) {
-	if s.acquire != nil {
-		return []time.Duration{0}, s.acquire
+	if s.err != nil {
+		return []time.Duration{0}, s.err
 	}
 	return []time.Duration{ttl}, nil
 }
 
 func (s *stub) GiveUp(context.Context, string, string) error { return nil }
 
-func (s *stub) Owned(context.Context, string, string) (map[int]uint64, error) { return nil, nil }
+func (s *stub) Owned(_ context.Context, member, incarnation string) (map[int]uint64, error) {
+	s.note("owned by %s/%s", member, incarnation)
+	if s.late != nil {
+		s.late()
+	}
+	return s.owned, s.err
+}
 
 func (s *stub) Leases(context.Context) ([]postgresstore.Lease, error) {
 	return []postgresstore.Lease{{Member: "a", Left: time.Second}, {Member: "b", Left: -placeKept / 2}, {Member: "c", Left: -2 * placeKept}}, nil
@@ -80,7 +82,8 @@ func TestShards(t *testing.T) {
 		// opened is what the host tells after Acquire, closed after Drain of an epoch; nil: not called.
 		opened, closed []change
 		epoch          uint64
-		acquire        error
+		owned          map[int]uint64
+		err            error
 		calls          []string
 		events         []cluster.Event
 	}{
@@ -110,20 +113,20 @@ func TestShards(t *testing.T) {
 		},
 		{
 			what:   "an acquire that was lost is undone",
-			opened: []change{{State: actors.Failed, Err: away}}, closed: []change{{State: actors.Idle}},
-			calls:  []string{"open 3", "close 3/0", "acquire 3 for n1", "release 3/7"},
+			opened: []change{{State: actors.Failed, Err: away}}, closed: []change{{State: actors.Idle}}, owned: map[int]uint64{2: 6, 3: 7},
+			calls:  []string{"open 3", "close 3/0", "owned by n1/i", "release 3/7"},
 			events: []cluster.Event{cluster.ShardFailed{Shard: 3}, cluster.Released{Shard: 3}},
 		},
 		{
 			what:   "there was none to undo",
-			opened: []change{{State: actors.Failed, Err: away}}, closed: []change{{State: actors.Idle}}, acquire: held,
-			calls:  []string{"open 3", "close 3/0", "acquire 3 for n1"},
+			opened: []change{{State: actors.Failed, Err: away}}, closed: []change{{State: actors.Idle}}, owned: map[int]uint64{2: 6},
+			calls:  []string{"open 3", "close 3/0", "owned by n1/i"},
 			events: []cluster.Event{cluster.ShardFailed{Shard: 3}, cluster.Released{Shard: 3}},
 		},
 		{
 			what:   "nobody knows",
-			opened: []change{{State: actors.Failed, Err: away}}, closed: []change{{State: actors.Idle}}, acquire: away,
-			calls:  []string{"open 3", "close 3/0", "acquire 3 for n1"},
+			opened: []change{{State: actors.Failed, Err: away}}, closed: []change{{State: actors.Idle}}, err: away,
+			calls:  []string{"open 3", "close 3/0", "owned by n1/i"},
 			events: []cluster.Event{cluster.ShardFailed{Shard: 3}, cluster.ShardFailed{Shard: 3}},
 		},
 		{
@@ -134,8 +137,8 @@ func TestShards(t *testing.T) {
 		},
 	} {
 		t.Run(tt.what, func(t *testing.T) {
-			s := &stub{epoch: 7, acquire: tt.acquire}
-			a := newShards(t.Context(), s, s, "n1", 4)
+			s := &stub{owned: tt.owned, err: tt.err}
+			a := newShards(t.Context(), s, s, "n1", "i", 4)
 			var events []cluster.Event
 			report := func(e cluster.Event) { events = append(events, e) }
 			a.Acquire(3, report)
@@ -160,7 +163,7 @@ func TestShards(t *testing.T) {
 func TestDropBeforeClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &stub{}
-		a := newShards(t.Context(), s, s, "n1", 4)
+		a := newShards(t.Context(), s, s, "n1", "i", 4)
 		report := func(cluster.Event) { t.Error("reported") }
 		a.Drain(1, 4, report)
 		synctest.Wait()
@@ -171,6 +174,22 @@ func TestDropBeforeClose(t *testing.T) {
 		a.calls.Wait()
 		require.Equal(t, []string{"checkpoint 1", "close 1/4", "checkpoint 2", "drop 2", "open 2"}, s.calls)
 	})
+}
+
+// A shard that was dropped and opened again, while the store was asked what it has of it, is not
+// released: what the store has may be of the later life.
+func TestDropBeforeRelease(t *testing.T) {
+	s := &stub{owned: map[int]uint64{1: 5}}
+	a := newShards(t.Context(), s, s, "n1", "i", 4)
+	report := func(cluster.Event) { t.Error("reported") }
+	s.late = func() {
+		a.Drop(1)
+		a.Acquire(1, report)
+	}
+	a.Drain(1, 0, report)
+	s.told(actors.Change{State: actors.Idle})
+	a.calls.Wait()
+	require.Equal(t, []string{"close 1/0", "owned by n1/i", "drop 1", "open 1"}, s.calls)
 }
 
 func TestLeases(t *testing.T) {
@@ -186,11 +205,11 @@ func TestLeases(t *testing.T) {
 	now = now.Add(time.Second + 250*time.Millisecond)
 	require.False(t, l.held())
 	require.Equal(t, 250*time.Millisecond, l.stale(0))
-	s.acquire = errors.New("away")
+	s.err = errors.New("away")
 	renew()
 	require.Equal(t, 250*time.Millisecond, l.stale(0))
 	// Renewed, but nobody has said yet whether shards were taken meanwhile.
-	s.acquire = nil
+	s.err = nil
 	renew()
 	require.True(t, l.held())
 	now = now.Add(100 * time.Millisecond)
