@@ -108,7 +108,9 @@ type Status struct {
 	LastTick       string
 	Clock          footfallv1.ClockMode
 	LastCheckpoint time.Time
-	Err            error
+	// TookOver is how long it took from beginning to acquire the shard until it was active.
+	TookOver time.Duration
+	Err      error
 
 	// The day is written as LastTick only for those who ask.
 	lastTick int32

@@ -228,9 +228,10 @@ func (s *shard) epochRead(epoch, token uint64) {
 	switch {
 	case s.state == Recovering && epoch == s.epoch && token == s.token:
 		s.state = Active
+		s.tookOver = s.cfg.Now().Sub(s.began)
 		s.tell(Change{State: Active, Epoch: s.epoch})
 		if s.cfg.Metrics != nil {
-			s.cfg.Metrics.handoff.Observe(s.cfg.Now().Sub(s.began).Seconds())
+			s.cfg.Metrics.handoff.Observe(s.tookOver.Seconds())
 		}
 	case s.state != Recovering && epoch > s.epoch:
 		s.fail(&messages.StaleEpochError{Shard: s.id, Epoch: s.epoch, Stored: epoch})

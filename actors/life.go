@@ -54,7 +54,7 @@ func (s *shard) start(m *start) {
 func (s *shard) open() {
 	s.life++
 	s.state, s.err = Acquiring, nil
-	s.began = s.cfg.Now()
+	s.began, s.tookOver = s.cfg.Now(), 0
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
 	life := s.life

@@ -59,8 +59,9 @@ type shard struct {
 	state     State
 	err       error
 	retryAt   time.Time
-	began     time.Time // when this life did
-	life      uint64    // counts openings: an answer from a former life is dropped
+	began     time.Time     // when this life did
+	tookOver  time.Duration // from then until it was active
+	life      uint64        // counts openings: an answer from a former life is dropped
 	told      func(Change)
 	leaving   []chan<- error // wait until the shard is given up
 	working   bool           // from opened to the end of the life: there is a fold to go on with
@@ -283,7 +284,10 @@ func (letter) IgnoreDeadLetterLogging() {}
 
 // publish lets others see how the shard is.
 func (s *shard) publish() {
-	st := Status{Shard: s.id, State: s.state, Epoch: s.epoch, Err: s.err, LastCheckpoint: s.checkpoint.last, Checkpointed: s.checkpoint.savedNext}
+	st := Status{
+		Shard: s.id, State: s.state, Epoch: s.epoch, Err: s.err, TookOver: s.tookOver,
+		LastCheckpoint: s.checkpoint.last, Checkpointed: s.checkpoint.savedNext,
+	}
 	if f := s.fold; f != nil {
 		st.Next, st.Customers = f.next, s.customers
 		st.Resident, st.ResidentBytes = uint64(s.residents.len()), s.residents.bytes()

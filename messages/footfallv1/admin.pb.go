@@ -457,9 +457,11 @@ type Shard struct {
 	Error         string `protobuf:"bytes,16,opt,name=error,proto3" json:"error,omitempty"`
 	ResidentBytes uint64 `protobuf:"varint,17,opt,name=resident_bytes,json=residentBytes,proto3" json:"resident_bytes,omitempty"`
 	// Whether a sweep is under way.
-	Sweeping      bool `protobuf:"varint,18,opt,name=sweeping,proto3" json:"sweeping,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Sweeping bool `protobuf:"varint,18,opt,name=sweeping,proto3" json:"sweeping,omitempty"`
+	// How long its owner took to take it over: load it, and read on until it had caught up.
+	TookOverSeconds float64 `protobuf:"fixed64,19,opt,name=took_over_seconds,json=tookOverSeconds,proto3" json:"took_over_seconds,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Shard) Reset() {
@@ -616,6 +618,13 @@ func (x *Shard) GetSweeping() bool {
 		return x.Sweeping
 	}
 	return false
+}
+
+func (x *Shard) GetTookOverSeconds() float64 {
+	if x != nil {
+		return x.TookOverSeconds
+	}
+	return 0
 }
 
 type ListModelsRequest struct {
@@ -2094,7 +2103,7 @@ const file_footfall_v1_admin_proto_rawDesc = "" +
 	"\x13DrainMemberResponse\"\x13\n" +
 	"\x11ListShardsRequest\"@\n" +
 	"\x12ListShardsResponse\x12*\n" +
-	"\x06shards\x18\x01 \x03(\v2\x12.footfall.v1.ShardR\x06shards\"\x82\x04\n" +
+	"\x06shards\x18\x01 \x03(\v2\x12.footfall.v1.ShardR\x06shards\"\xae\x04\n" +
 	"\x05Shard\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x14\n" +
 	"\x05owner\x18\x02 \x01(\tR\x05owner\x12\x14\n" +
@@ -2116,7 +2125,8 @@ const file_footfall_v1_admin_proto_rawDesc = "" +
 	"\x0flast_checkpoint\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\x0elastCheckpoint\x12\x14\n" +
 	"\x05error\x18\x10 \x01(\tR\x05error\x12%\n" +
 	"\x0eresident_bytes\x18\x11 \x01(\x04R\rresidentBytes\x12\x1a\n" +
-	"\bsweeping\x18\x12 \x01(\bR\bsweeping\"\x13\n" +
+	"\bsweeping\x18\x12 \x01(\bR\bsweeping\x12*\n" +
+	"\x11took_over_seconds\x18\x13 \x01(\x01R\x0ftookOverSeconds\"\x13\n" +
 	"\x11ListModelsRequest\"@\n" +
 	"\x12ListModelsResponse\x12*\n" +
 	"\x06models\x18\x01 \x03(\v2\x12.footfall.v1.ModelR\x06models\"R\n" +

@@ -426,6 +426,14 @@ func (m *Shard) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.TookOverSeconds != 0 {
+		i -= 8
+		binary.LittleEndian.PutUint64(dAtA[i:], uint64(math.Float64bits(float64(m.TookOverSeconds))))
+		i--
+		dAtA[i] = 0x1
+		i--
+		dAtA[i] = 0x99
+	}
 	if m.Sweeping {
 		i--
 		if m.Sweeping {
@@ -2081,6 +2089,9 @@ func (m *Shard) SizeVT() (n int) {
 	}
 	if m.Sweeping {
 		n += 3
+	}
+	if m.TookOverSeconds != 0 {
+		n += 10
 	}
 	n += len(m.unknownFields)
 	return n
@@ -3958,6 +3969,17 @@ func (m *Shard) UnmarshalVT(dAtA []byte) error {
 				}
 			}
 			m.Sweeping = bool(v != 0)
+		case 19:
+			if wireType != 1 {
+				return fmt.Errorf("proto: wrong wireType = %d for field TookOverSeconds", wireType)
+			}
+			var v uint64
+			if (iNdEx + 8) > l {
+				return io.ErrUnexpectedEOF
+			}
+			v = uint64(binary.LittleEndian.Uint64(dAtA[iNdEx:]))
+			iNdEx += 8
+			m.TookOverSeconds = float64(math.Float64frombits(v))
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
@@ -8687,6 +8709,17 @@ func (m *Shard) UnmarshalVTUnsafe(dAtA []byte) error {
 				}
 			}
 			m.Sweeping = bool(v != 0)
+		case 19:
+			if wireType != 1 {
+				return fmt.Errorf("proto: wrong wireType = %d for field TookOverSeconds", wireType)
+			}
+			var v uint64
+			if (iNdEx + 8) > l {
+				return io.ErrUnexpectedEOF
+			}
+			v = uint64(binary.LittleEndian.Uint64(dAtA[iNdEx:]))
+			iNdEx += 8
+			m.TookOverSeconds = float64(math.Float64frombits(v))
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])

@@ -106,21 +106,22 @@ func (s *Admin) shardsHere() *footfallv1.ListShardsResponse {
 	out := &footfallv1.ListShardsResponse{}
 	for _, st := range s.host.Status() {
 		sh := &footfallv1.Shard{
-			Shard:         uint32(st.Shard),
-			State:         st.State.String(),
-			Epoch:         st.Epoch,
-			Offset:        int64(st.Next) - 1,
-			Lag:           int64(st.Lag),
-			Customers:     st.Customers,
-			Resident:      st.Resident,
-			ResidentBytes: uint64(max(0, st.ResidentBytes)),
-			Rate:          s.rates.Of(st.Shard),
-			Events:        st.Events,
-			Duplicates:    st.Duplicates,
-			Rejected:      st.Rejected,
-			Unscored:      st.Unscored,
-			Sweeping:      st.Sweeping,
-			LastTick:      st.LastTick,
+			Shard:           uint32(st.Shard),
+			State:           st.State.String(),
+			Epoch:           st.Epoch,
+			Offset:          int64(st.Next) - 1,
+			Lag:             int64(st.Lag),
+			Customers:       st.Customers,
+			Resident:        st.Resident,
+			ResidentBytes:   uint64(max(0, st.ResidentBytes)),
+			Rate:            s.rates.Of(st.Shard),
+			Events:          st.Events,
+			Duplicates:      st.Duplicates,
+			Rejected:        st.Rejected,
+			Unscored:        st.Unscored,
+			Sweeping:        st.Sweeping,
+			LastTick:        st.LastTick,
+			TookOverSeconds: st.TookOver.Seconds(),
 		}
 		if st.State != actors.Idle && st.State != actors.Failed {
 			sh.Owner = s.id.Name

@@ -1,0 +1,96 @@
+package cluster
+
+import (
+	"slices"
+	"time"
+)
+
+// Load is what a shard weighs now, and with whom.
+type Load struct {
+	Owner     string
+	Customers uint64
+	Bytes     uint64  // of resident customers
+	Rate      float64 // events/s
+}
+
+// Share is what a member has, or will have.
+type Share struct {
+	Shards    int
+	Customers uint64
+	Bytes     uint64
+	Rate      float64
+}
+
+func (s Share) plus(l Load) Share {
+	return Share{s.Shards + 1, s.Customers + l.Customers, s.Bytes + l.Bytes, s.Rate + l.Rate}
+}
+
+// Move is a shard that changes its owner. From is empty where nobody has it.
+type Move struct {
+	Shard    int
+	From, To string
+}
+
+// Forecast is what becomes of a cluster when exactly certain members own its shards: those that
+// go have been drained for good, so that no place is kept for them.
+type Forecast struct {
+	// Owners are those of each shard afterwards.
+	Owners []string
+	// Moves are in the order of shards. Least is how many had to move at the least, for the loads
+	// to be even.
+	Moves []Move
+	Least int
+	// Before and After are the shares by member.
+	Before, After map[string]Share
+}
+
+// Foresee computes the forecast of the members that are given, one name at least.
+func Foresee(loads []Load, members []string) Forecast {
+	f := Forecast{
+		Owners: Place(len(loads), members, nil),
+		Before: map[string]Share{}, After: map[string]Share{},
+	}
+	for _, name := range nameSet(members) {
+		f.After[name] = Share{}
+	}
+	for s, l := range loads {
+		if l.Owner != "" {
+			f.Before[l.Owner] = f.Before[l.Owner].plus(l)
+		}
+		f.After[f.Owners[s]] = f.After[f.Owners[s]].plus(l)
+		if l.Owner != f.Owners[s] {
+			f.Moves = append(f.Moves, Move{s, l.Owner, f.Owners[s]})
+		}
+	}
+	for name, after := range f.After {
+		f.Least += max(0, after.Shards-f.Before[name].Shards)
+	}
+	return f
+}
+
+// Duration is how long the moves take, when one hand-over takes so long: a member gives at most
+// drains shards at once, and one each gap. Members work side by side.
+func (f Forecast) Duration(handOver, gap time.Duration, drains int) time.Duration {
+	from, to := map[string]int{}, map[string]int{}
+	for _, m := range f.Moves {
+		from[m.From]++
+		to[m.To]++
+	}
+	var longest time.Duration
+	for _, n := range from {
+		rounds := (n + drains - 1) / drains
+		longest = max(longest, time.Duration(n)*gap, time.Duration(rounds)*handOver)
+	}
+	for _, n := range to {
+		rounds := (n + drains - 1) / drains
+		longest = max(longest, time.Duration(rounds)*handOver)
+	}
+	return longest
+}
+
+// Missing are the moves that have not been made, where the shards are with these owners.
+func (f Forecast) Missing(owners []string) []Move {
+	return slices.DeleteFunc(slices.Clone(f.Moves), func(m Move) bool {
+		return m.Shard < len(owners) && owners[m.Shard] == m.To
+	})
+}
