@@ -219,7 +219,7 @@ func (l *load) end(t *testing.T, what string) {
 	t.Helper()
 	l.stop()
 	l.done.Wait()
-	require.Empty(t, l.failed, what)
+	require.Empty(t, l.failed[:min(3, len(l.failed))], "%s: %d calls failed", what, len(l.failed))
 	t.Logf("%s: %d queries, %d events, slowest query %s", what, l.queries, l.events, l.slowest)
 }
 

@@ -2,6 +2,7 @@ package members_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -40,12 +41,15 @@ type spec struct {
 	Broker, Database string
 	Join             []string
 	Shards           int
+	// GRPC and Gossip are where it listens; any free ports by default.
+	GRPC, Gossip string
 }
 
 func (s spec) config() *config.Config {
 	c := config.Default()
 	c.Name, c.Roles, c.Zone = s.Name, config.Roles{config.RoleShards}, "zone of "+s.Name
 	c.HTTPListen, c.GRPCListen, c.ClusterListen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	c.GRPCListen, c.ClusterListen = cmp.Or(s.GRPC, c.GRPCListen), cmp.Or(s.Gossip, c.ClusterListen)
 	c.LogDir, c.LogBroker = "", s.Broker
 	c.StoreDir, c.StoreDatabases = "", []string{s.Database}
 	c.ClusterJoin = s.Join
