@@ -39,6 +39,8 @@ type fold struct {
 	origins   origins
 
 	events, duplicates, rejected, tooLate uint64
+	// newer counts control records of kinds that only newer nodes know, since this fold began.
+	newer uint64
 
 	// limit is the first instant, Unix milliseconds, that is too far past the last tick.
 	limit int64
@@ -217,7 +219,7 @@ func (f *fold) control(rec *messages.Record, to customers) {
 	case *footfallv1.Control_Clock:
 		f.clock = k.Clock.GetMode()
 	default:
-		// A newer node's control record: not for this version, and no fault.
+		f.newer++ // not for this version, and no fault: the log keeps it
 	}
 }
 

@@ -12,7 +12,9 @@ import (
 type Metrics struct {
 	apply   prometheus.Histogram
 	handoff prometheus.Histogram
-	host    atomic.Pointer[Host]
+	// duplicates and newer count what this process did, whichever shards it had.
+	duplicates, newer prometheus.Counter
+	host              atomic.Pointer[Host]
 }
 
 var (
@@ -27,7 +29,6 @@ var (
 	unscoredDesc  = prometheus.NewDesc("footfall_shard_unscored_customers", "Customers whose newest state waits to be scored.", shardLabel, nil)
 	deadDesc      = prometheus.NewDesc("footfall_shard_dead_letters_total", "Events of the log that could not be folded.", shardLabel, nil)
 	lateDesc      = prometheus.NewDesc("footfall_shard_too_late_events_total", "Purchases that came too late for their day.", shardLabel, nil)
-	duplicateDesc = prometheus.NewDesc("footfall_duplicate_events_total", "Events that were dropped as duplicates.", nil, nil)
 )
 
 // NewMetrics registers the series. They show nothing until a host is made with them.
@@ -41,8 +42,14 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 			Name: "footfall_handoff_seconds", Help: "From beginning to acquire a shard until it was active.",
 			Buckets: prometheus.ExponentialBuckets(1e-3, 4, 8),
 		}),
+		duplicates: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "footfall_duplicate_events_total", Help: "Events that this process dropped as duplicates.",
+		}),
+		newer: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "footfall_newer_records_total", Help: "Control records that this process passed over, since only newer nodes know their kind.",
+		}),
 	}
-	for _, c := range []prometheus.Collector{m.apply, m.handoff, m} {
+	for _, c := range []prometheus.Collector{m.apply, m.handoff, m.duplicates, m.newer, m} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}
@@ -59,9 +66,7 @@ func (m *Metrics) Collect(out chan<- prometheus.Metric) {
 	if h == nil {
 		return
 	}
-	var duplicates uint64
 	for _, st := range h.Status() {
-		duplicates += st.Duplicates
 		if st.State == Idle {
 			continue
 		}
@@ -90,5 +95,4 @@ func (m *Metrics) Collect(out chan<- prometheus.Metric) {
 			gauge(savedDesc, float64(st.LastCheckpoint.UnixMilli())/1e3)
 		}
 	}
-	out <- prometheus.MustNewConstMetric(duplicateDesc, prometheus.CounterValue, float64(duplicates))
 }

@@ -133,6 +133,7 @@ func (s *shard) jittered() time.Duration {
 func (s *shard) meta() *footfallv1.CheckpointMeta {
 	m := &footfallv1.CheckpointMeta{Customers: s.customers, Models: slices.Clone(s.models.refs)}
 	s.fold.meta(m)
+	m.ProtoReflect().SetUnknown(s.unknown)
 	m.Unscored, m.Sweeping = s.scoring.unscoredIDs(s)
 	return m
 }
