@@ -116,7 +116,7 @@ func (s *shard) opened(m *opened) {
 	s.epoch, s.token = m.epoch, m.token
 	s.tickAppended.Store(0) // a tick that failed to be appended is due again
 	s.fold = newFold(s.id, s.cfg, s.cal)
-	s.tallied, s.unknown = tally{}, nil
+	s.reported, s.unknown = reported{}, nil
 	s.fold.poison = s.poison
 	s.residents = newResidents()
 	s.models = modelTable{}
@@ -144,7 +144,7 @@ func (s *shard) restore(m *footfallv1.CheckpointMeta) error {
 	if err := s.fold.restore(m); err != nil {
 		return err
 	}
-	s.tallied.duplicates = s.fold.duplicates
+	s.reported.duplicates = s.fold.duplicates
 	s.unknown = slices.Clone(m.ProtoReflect().GetUnknown())
 	s.checkpoint.savedNext = m.GetNextOffset()
 	s.models.refs = m.GetModels()

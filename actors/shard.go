@@ -80,8 +80,8 @@ type shard struct {
 	hints [ahead]uint32
 	// counted is how many events had come when maintain looked last.
 	counted uint64
-	// tallied is what the process's counters have of this life's fold.
-	tallied tally
+	// reported is what the process's counters have of this life's fold.
+	reported reported
 	// unknown are fields of the checkpoint that only newer nodes know: the next one has them, too.
 	unknown []byte
 	// touched keeps what is only read from being optimised away.
@@ -286,25 +286,25 @@ type letter struct{ message any }
 // IgnoreDeadLetterLogging is looked for by the actor system.
 func (letter) IgnoreDeadLetterLogging() {}
 
-// tally is how far the counters of the process have what a fold has counted. They count what
+// reported is how far the counters of the process have what a fold has counted. They count what
 // this process did, whichever shards it had: unlike the sums of a fold, which move with the
 // shard and begin again where a crash has undone some, they never go back.
-type tally struct{ duplicates, newer uint64 }
+type reported struct{ duplicates, newer uint64 }
 
 // count takes what the fold has counted since.
 func (s *shard) count() {
 	f, m := s.fold, s.cfg.Metrics
-	if f == nil || f.duplicates == s.tallied.duplicates && f.newer == s.tallied.newer {
+	if f == nil || f.duplicates == s.reported.duplicates && f.newer == s.reported.newer {
 		return
 	}
-	if f.newer > 0 && s.tallied.newer == 0 {
+	if f.newer > 0 && s.reported.newer == 0 {
 		s.logger.Warn("control records of a newer version are passed over: they stay in the log for nodes that know them", "next", f.next)
 	}
 	if m != nil {
-		m.duplicates.Add(float64(f.duplicates - s.tallied.duplicates))
-		m.newer.Add(float64(f.newer - s.tallied.newer))
+		m.duplicates.Add(float64(f.duplicates - s.reported.duplicates))
+		m.newer.Add(float64(f.newer - s.reported.newer))
 	}
-	s.tallied = tally{f.duplicates, f.newer}
+	s.reported = reported{f.duplicates, f.newer}
 }
 
 // publish lets others see how the shard is.
