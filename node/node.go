@@ -185,7 +185,10 @@ func New(o Options) (_ *Node, err error) {
 		Gatherer:    o.Registry,
 		Logger:      n.logger,
 	})
-	return n, err
+	if err != nil {
+		return n, err
+	}
+	return n, o.Registry.Register(observed{n})
 }
 
 // HTTPAddr is where the node serves HTTP, with the port that it got.

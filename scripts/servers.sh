@@ -2,7 +2,7 @@
 # Makes sure that the servers named are on this machine, for tests and for targets that start servers of their own as children
 # (deploy/local). What is missing is installed with apt where that can be done, and is kept from ever starting by itself.
 #
-#	scripts/servers.sh rabbitmq postgres
+#	scripts/servers.sh rabbitmq postgres prometheus
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
@@ -25,7 +25,11 @@ describe() {
 		title=PostgreSQL package=postgresql units='postgresql.service' image=postgres:17
 		found() { compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || have initdb; }
 		;;
-	*) die "scripts/servers.sh: $1 is none of the servers that it knows: rabbitmq, postgres" ;;
+	prometheus)
+		title=Prometheus package=prometheus units='prometheus.service' image=prom/prometheus:v3.5.0
+		found() { have prometheus && have promtool; }
+		;;
+	*) die "scripts/servers.sh: $1 is none of the servers that it knows: rabbitmq, postgres, prometheus" ;;
 	esac
 }
 
