@@ -124,7 +124,7 @@ func (d *dayAtWork) run(seed uint64) {
 	var ready []time.Duration // when those that start are there
 	load := map[string]float64{}
 	var cpuWindow, lagWindow []float64
-	var lastUp, lastDown time.Duration = -time.Hour, -time.Hour
+	lastUp, lastDown := -time.Hour, -time.Hour
 	d.hours = make([]hourAtWork, 24)
 	for i := range d.hours {
 		d.hours[i].fewest = math.MaxInt
