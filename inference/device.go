@@ -76,12 +76,6 @@ func (c *Config) complete() error {
 	if c.RunTimeout == 0 {
 		c.RunTimeout = 10 * time.Second
 	}
-	if c.Clock.Now == nil || c.Clock.AfterFunc == nil {
-		c.Clock = SystemClock()
-	}
-	if c.Log == nil {
-		c.Log = slog.New(slog.DiscardHandler)
-	}
 	var faults []error
 	fault := func(wrong bool, format string, args ...any) {
 		if wrong {
@@ -97,14 +91,21 @@ func (c *Config) complete() error {
 	fault(c.QueueRows < c.MaxRows, "queue rows %d is below max rows %d", c.QueueRows, c.MaxRows)
 	fault(c.RunTimeout < 0, "run timeout %v is below 0", c.RunTimeout)
 	fault(c.InFlight < 1 || c.InFlight > maxInFlight, "batches in flight %d is not from 1 to %d", c.InFlight, maxInFlight)
-	if len(faults) == 0 && c.Metrics == nil {
-		m, err := NewMetrics(nil)
-		if err != nil {
-			return err
-		}
-		c.Metrics = m
+	return errors.Join(append(faults, c.observe())...)
+}
+
+// observe fills in how the time is told and where things are noted.
+func (c *Config) observe() (err error) {
+	if c.Clock.Now == nil || c.Clock.AfterFunc == nil {
+		c.Clock = SystemClock()
 	}
-	return errors.Join(faults...)
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Metrics == nil {
+		c.Metrics, err = NewMetrics(nil)
+	}
+	return err
 }
 
 // maxInFlight bounds the batches that run at once.

@@ -22,6 +22,7 @@ type Metrics struct {
 	up       *prometheus.GaugeVec
 	failures *prometheus.CounterVec
 	retried  *prometheus.CounterVec
+	remote   *prometheus.CounterVec
 }
 
 // NewMetrics registers the metrics of this package. reg may be nil: then nobody sees them.
@@ -73,11 +74,15 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 			Name: "footfall_inference_retried_rows_total",
 			Help: "Rows that a device failed, and another one was given.",
 		}, []string{"device"}),
+		remote: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "footfall_inference_remote_rows_total",
+			Help: "Rows that another member, or an outside server, has scored for this node.",
+		}, []string{"device"}),
 	}
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.rows, m.batchRows, m.seconds, m.queueRows, m.refused, m.errors, m.input, m.quality, m.up, m.failures, m.retried} {
+	for _, c := range []prometheus.Collector{m.rows, m.batchRows, m.seconds, m.queueRows, m.refused, m.errors, m.input, m.quality, m.up, m.failures, m.retried, m.remote} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

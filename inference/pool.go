@@ -34,6 +34,9 @@ type PoolConfig struct {
 	Config
 	// Devices are the ones to own, in order: [CPU:0] unless set.
 	Devices []string
+	// NoDevices has the pool own none: what [Pool.SetRemote] names is all there is. The registry
+	// and the runner are not used then.
+	NoDevices bool
 	// Deadline is how long a request that names none is tried: 30 s unless set.
 	Deadline time.Duration
 	// Strikes is after how many failed runs, without a good one between them, a device is
@@ -48,7 +51,7 @@ type PoolConfig struct {
 }
 
 func (c *PoolConfig) complete() error {
-	if len(c.Devices) == 0 {
+	if len(c.Devices) == 0 && !c.NoDevices {
 		c.Devices = []string{DefaultDevice}
 	}
 	c.Deadline = cmp.Or(c.Deadline, 30*time.Second)
@@ -57,7 +60,12 @@ func (c *PoolConfig) complete() error {
 	c.MostBackOff = max(cmp.Or(c.MostBackOff, time.Minute), c.BackOff)
 	c.CloseWait = cmp.Or(c.CloseWait, 10*time.Second)
 	inFlight := c.InFlight
-	err := c.Config.complete()
+	var err error
+	if c.NoDevices {
+		err = c.observe()
+	} else {
+		err = c.Config.complete()
+	}
 	c.InFlight = inFlight // each device has its own default
 	for i, name := range c.Devices {
 		switch {
@@ -88,6 +96,7 @@ type Pool struct {
 	seats []*seat
 	// remote are the devices of other members.
 	remote atomic.Pointer[[]*life]
+	naming sync.Mutex // held while that changes
 
 	// settling is held while a life enters service.
 	settling sync.Mutex
@@ -117,7 +126,7 @@ func StartPool(ctx context.Context, config PoolConfig) (*Pool, error) {
 	}
 	p := &Pool{PoolConfig: config}
 	p.scored = make(map[*Contract]*atomic.Uint64)
-	for _, m := range p.Registry.Models() {
+	for _, m := range p.registered() {
 		for _, v := range m.Versions {
 			if v.Contract != nil {
 				p.scored[v.Contract] = new(atomic.Uint64)
@@ -149,15 +158,35 @@ func StartPool(ctx context.Context, config PoolConfig) (*Pool, error) {
 // SetRemote names the devices of other members, in place of those named before. They get
 // requests that no device of this process takes.
 func (p *Pool) SetRemote(targets []Target) {
+	p.naming.Lock()
+	defer p.naming.Unlock()
+	var before []*life
+	if named := p.remote.Load(); named != nil {
+		before = *named
+	}
 	lives := make([]*life, len(targets))
 	for i, t := range targets {
-		lives[i] = &life{target: t}
+		// One that stays has the same life: who has tried it knows.
+		if j := slices.IndexFunc(before, func(l *life) bool { return l.target == t }); j >= 0 {
+			lives[i] = before[j]
+		} else {
+			lives[i] = &life{target: t}
+		}
 	}
 	p.remote.Store(&lives)
 }
 
+// registered are the models of the registry, none where the pool owns no devices.
+func (p *Pool) registered() []Model {
+	if p.NoDevices {
+		return nil
+	}
+	return p.Registry.Models()
+}
+
 // Score offers a request, as [Device.Score] does: false means that no device has room. Where
-// none is in service, the reply says so.
+// none is in service, the reply says so; a pool that owns none answers false then, too, since
+// others come and go.
 func (p *Pool) Score(r *Request) bool {
 	if p.closed.Load() {
 		return false
@@ -169,6 +198,9 @@ func (p *Pool) Score(r *Request) bool {
 	case offerFull:
 		return false
 	default:
+		if p.NoDevices {
+			return false
+		}
 		r.Reply(Reply{Err: ErrNoDevice})
 		return true
 	}
@@ -176,7 +208,7 @@ func (p *Pool) Score(r *Request) bool {
 
 // least returns the life with the least load that is in neither list, of this process if
 // there is one; nil if there is none.
-func (p *Pool) least(tried, refused []*life) *life {
+func (p *Pool) least(local bool, tried, refused []*life) *life {
 	var best *life
 	load := 0
 	consider := func(l *life) {
@@ -190,7 +222,7 @@ func (p *Pool) least(tried, refused []*life) *life {
 	for _, s := range p.seats {
 		consider(s.life.Load())
 	}
-	if remote := p.remote.Load(); best == nil && remote != nil {
+	if remote := p.remote.Load(); best == nil && remote != nil && !local {
 		for _, l := range *remote {
 			consider(l)
 		}
@@ -268,7 +300,7 @@ func (p *Pool) inService() []*life {
 func (p *Pool) Models() []*footfallv1.Model {
 	lives := p.inService()
 	var all []*footfallv1.Model
-	for _, m := range p.Registry.Models() {
+	for _, m := range p.registered() {
 		view := &footfallv1.Model{Name: m.Name}
 		if m.Err != nil {
 			view.Versions = append(view.Versions, &footfallv1.ModelVersion{State: stateFailed, Error: m.Err.Error()})

@@ -20,6 +20,8 @@ type Request struct {
 	Model, Version string
 	// Synthetic rows stand for no customer: they are not counted as inputs, which tell of drift.
 	Synthetic bool
+	// Local keeps the rows on this process's devices: somebody else's have come here already.
+	Local bool
 	// Deadline is until when a [Pool] tries other devices where one fails; the zero time
 	// leaves that to the pool.
 	Deadline time.Time

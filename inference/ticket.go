@@ -69,7 +69,7 @@ func (t *ticket) offer() offered {
 	var space [8]*life
 	refused := space[:0]
 	for {
-		l := t.pool.least(t.tried, refused)
+		l := t.pool.least(t.request.Local, t.tried, refused)
 		switch {
 		case l != nil:
 		case len(refused) > 0:
@@ -137,6 +137,8 @@ func (t *ticket) again() {
 	case offerTaken:
 		if from.seat != nil {
 			from.seat.series.retried.Add(float64(t.request.Rows))
+		} else if counts, ok := from.target.(interface{ Retried(rows int) }); ok {
+			counts.Retried(t.request.Rows)
 		}
 	case offerFull:
 		p.pausing.Add(1)

@@ -23,6 +23,7 @@ import (
 // What a model is fed is asked of the server once, and held against the layout of the rows;
 // it is asked again after the server no longer takes what it took.
 type Client struct {
+	conn   grpc.ClientConnInterface
 	stub   pb.GRPCInferenceServiceClient
 	layout inference.Layout
 	// maxRows is the most that is sent at once.
@@ -45,7 +46,7 @@ const maxRowsSent = 1024
 // NewClient returns a client over a connection, whose user closes it. Rows are laid out as
 // the layout says.
 func NewClient(conn grpc.ClientConnInterface, layout inference.Layout) *Client {
-	return &Client{stub: pb.NewGRPCInferenceServiceClient(conn), layout: layout, maxRows: maxRowsSent, models: map[[2]string]*remote{}}
+	return &Client{conn: conn, stub: pb.NewGRPCInferenceServiceClient(conn), layout: layout, maxRows: maxRowsSent, models: map[[2]string]*remote{}}
 }
 
 // Ready reports whether the server's models can be asked.
