@@ -52,7 +52,7 @@ func migrations() []migration {
 }
 
 // migrate brings the tables up to date, one step a transaction, each under the lock of the row that has the version. It refuses
-// tables that are newer than the steps.
+// tables that are newer than the steps, unless they say that this program can work with them.
 func (db *database) migrate(ctx context.Context, steps []migration) error {
 	newest := steps[len(steps)-1].version
 	for {
@@ -65,6 +65,15 @@ func (db *database) migrate(ctx context.Context, steps []migration) error {
 			return err
 		}
 		if have > newest {
+			from, err := db.usableFrom(ctx)
+			if err != nil {
+				return err
+			}
+			if from > 0 && from <= newest {
+				db.store.options.Logger.Info("the tables of the store are a newer program's, which this one can work with",
+					"database", db.name, "version", have, "known", newest)
+				return nil
+			}
 			return &messages.UnavailableError{
 				What:   "store",
 				Reason: fmt.Sprintf("database %s: its tables have version %d, and this program knows versions up to %d: run the program that made them, or a newer one", db.name, have, newest),
@@ -74,6 +83,27 @@ func (db *database) migrate(ctx context.Context, steps []migration) error {
 			return nil
 		}
 	}
+}
+
+// usableKey names the row of footfall_identity that tells from which version of the tables on programs can work with them. A step
+// that older programs can live with (a table, a column with a default) leaves it, or sets it to the first that can; without the row,
+// none can. So a rolling upgrade may start with the node that takes the step.
+const usableKey = "tables usable from version"
+
+// usableFrom returns the oldest version of programs that can work with the tables; 0 where they do not say.
+func (db *database) usableFrom(ctx context.Context) (version int, err error) {
+	err = db.retry(ctx, db.pool, func(ctx context.Context, conn *pgx.Conn, _ int) error {
+		var text string
+		err := conn.QueryRow(ctx, `SELECT value FROM footfall_identity WHERE name = $1`, usableKey).Scan(&text)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil
+		}
+		if err == nil {
+			version, err = strconv.Atoi(text)
+		}
+		return err
+	})
+	return version, err
 }
 
 // step takes the first of the steps that has not been taken, and returns the version after it.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +18,7 @@ import (
 
 	"footfall/deploy/local"
 	"footfall/messages"
+	"footfall/messages/footfallv1"
 	"footfall/store/storetest"
 )
 
@@ -86,6 +88,36 @@ func TestNewerTables(t *testing.T) {
 	var unavailable *messages.UnavailableError
 	require.ErrorAs(t, err, &unavailable)
 	require.ErrorContains(t, err, "its tables have version 999, and this program knows versions up to")
+
+	// A newer program may say that older ones can work with what it has made of the tables.
+	newest := migrations()[len(migrations())-1].version
+	statement(t, addr, `INSERT INTO footfall_identity (name, value) VALUES ($1, $2)`, usableKey, strconv.Itoa(newest+1))
+	_, err = Open(t.Context(), []string{addr}, Options{})
+	require.ErrorContains(t, err, "its tables have version 999")
+	statement(t, addr, `UPDATE footfall_identity SET value = $2 WHERE name = $1`, usableKey, strconv.Itoa(newest))
+	statement(t, addr, `ALTER TABLE footfall_checkpoints ADD COLUMN newer text NOT NULL DEFAULT 'kept'`)
+	statement(t, addr, `ALTER TABLE footfall_customers ADD COLUMN newer text NOT NULL DEFAULT 'kept'`)
+	s := open(t, Options{}, addr)
+	_, err = s.Renew(t.Context(), "n", "1", time.Minute)
+	require.NoError(t, err)
+	epoch, err := s.Acquire(t.Context(), 1, "n")
+	require.NoError(t, err)
+	c := &messages.Checkpoint{
+		Shard: 1, Epoch: epoch, Meta: &footfallv1.CheckpointMeta{NextOffset: 1},
+		Customers: []messages.CustomerRecord{{ID: "c", Value: []byte("state")}},
+	}
+	require.NoError(t, s.Checkpoint(t.Context(), c))
+	statement(t, addr, `UPDATE footfall_customers SET newer = 'written'`)
+	require.NoError(t, s.Checkpoint(t.Context(), c))
+	got, err := s.Get(t.Context(), 1, epoch, []string{"c"})
+	require.NoError(t, err)
+	require.Equal(t, [][]byte{[]byte("state")}, got)
+	var beside string
+	conn, err := pgx.Connect(t.Context(), addr)
+	require.NoError(t, err)
+	defer func() { _ = conn.Close(t.Context()) }()
+	require.NoError(t, conn.QueryRow(t.Context(), `SELECT newer FROM footfall_customers`).Scan(&beside))
+	require.Equal(t, "written", beside, "what a newer program wrote beside it stays")
 }
 
 func TestListOfDatabases(t *testing.T) {
