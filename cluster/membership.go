@@ -379,6 +379,15 @@ func (m *Membership) SetState(s MemberState) {
 	signal(m.tell)
 }
 
+// Advertise tells the others which devices this member has. It does not block.
+func (m *Membership) Advertise(devices []string) {
+	m.mu.Lock()
+	m.self.Devices, m.self.DevicesLeftOut = slices.Clone(devices), 0
+	m.writeMeta()
+	m.mu.Unlock()
+	signal(m.tell)
+}
+
 func signal(c chan struct{}) {
 	select {
 	case c <- struct{}{}:

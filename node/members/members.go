@@ -34,6 +34,8 @@ type Options struct {
 
 	Host  Host
 	Store Store
+	// Changed is told the other members after each change, where it is set. It must not block.
+	Changed func([]cluster.Member)
 	// Credentials of connections to other nodes; nil means that they are not encrypted.
 	Credentials credentials.TransportCredentials
 	Logger      *slog.Logger
@@ -58,6 +60,7 @@ type Members struct {
 	shards      *shards
 	peers       *peers
 	incarnation string
+	changed     func([]cluster.Member)
 
 	life     context.Context //nolint:containedctx // it is the member's life, not a call's
 	end      context.CancelFunc
@@ -77,7 +80,7 @@ var _ api.Cluster = (*Members)(nil)
 // New listens for gossip and tries to join. Run begins the work.
 func New(ctx context.Context, o Options) (_ *Members, err error) {
 	m := &Members{
-		self: o.Self, store: o.Store, logger: o.Logger, incarnation: rand.Text(),
+		self: o.Self, store: o.Store, logger: o.Logger, incarnation: rand.Text(), changed: o.Changed,
 		over: make(chan struct{}), active: make(chan struct{}), asked: make(chan struct{}),
 		peers: newPeers(o.Credentials, o.Self.Version), leases: newLeases(o.Store, o.Databases, time.Now),
 	}
@@ -112,6 +115,9 @@ func (m *Members) observe(e cluster.Event, commands []cluster.Command) {
 		m.peers.keep(func(address string) bool {
 			return slices.ContainsFunc(c.Members, func(member cluster.Member) bool { return member.GRPC == address })
 		})
+		if m.changed != nil {
+			m.changed(slices.DeleteFunc(slices.Clone(c.Members), func(o cluster.Member) bool { return o.Name == m.self.Name }))
+		}
 	}
 	for _, c := range commands {
 		if a, ok := c.(cluster.Announce); ok && a.State == cluster.MemberActive {
@@ -231,6 +237,9 @@ func (m *Members) Conn(address string) (grpc.ClientConnInterface, error) {
 
 // Stale implements api.Cluster.
 func (m *Members) Stale(shard int) time.Duration { return m.leases.stale(shard) }
+
+// Advertise tells the others which devices this member has.
+func (m *Members) Advertise(devices []string) { m.gossip.Advertise(devices) }
 
 // State is how far this member is.
 func (m *Members) State() cluster.MemberState { return m.loop.State() }
