@@ -35,6 +35,9 @@ type Config struct {
 	// FeaturesAlways computes the ten features after every event and drops them: for measuring.
 	FeaturesAlways bool
 
+	// Meaning says what the values of a model version are; nil where nobody knows.
+	Meaning func(model, version string) Meaning
+
 	Now    func() time.Time
 	Logger *slog.Logger
 	// Metrics observes the shards; nil means nobody does.
@@ -111,6 +114,14 @@ type Status struct {
 	// TookOver is how long it took from beginning to acquire the shard until it was active.
 	TookOver time.Duration
 	Err      error
+
+	// Busy is how long the shard has folded, Bytes what of messages, and Queries how many it has
+	// answered, each since it was acquired; where Config.Metrics is set.
+	Busy    time.Duration
+	Bytes   uint64
+	Queries uint64
+
+	census *count
 
 	// The day is written as LastTick only for those who ask.
 	lastTick int32

@@ -42,8 +42,12 @@ type fold struct {
 	// newer counts control records of kinds that only newer nodes know, since this fold began.
 	newer uint64
 
-	// limit is the first instant, Unix milliseconds, that is too far past the last tick.
-	limit int64
+	// ended is the last instant, Unix milliseconds, of the last day that has ended, limit the
+	// first that is too far past it.
+	ended, limit int64
+
+	// notes, where set, are taken of every event.
+	notes *notes
 
 	decoder decoder
 	event   behavior.Event
@@ -138,7 +142,15 @@ func (f *fold) one(at messages.Position, raw []byte, to customers) {
 		to.passed(ev.GetCustomerId())
 		return
 	}
-	f.count(to.apply(ev.GetCustomerId(), &f.event, at, f.place))
+	out := to.apply(ev.GetCustomerId(), &f.event, at, f.place)
+	f.count(out)
+	if f.notes != nil && out != behavior.Duplicate {
+		late := int64(-1)
+		if f.ticked {
+			late = f.ended - f.event.Time
+		}
+		f.notes.folded(ev, &f.event, late)
+	}
 }
 
 func (f *fold) count(o behavior.Outcome) {
@@ -225,7 +237,7 @@ func (f *fold) control(rec *messages.Record, to customers) {
 
 func (f *fold) tick(day int32) {
 	f.lastTick, f.ticked = day, true
-	f.limit = timeLimit(f.cal, day)
+	f.ended, f.limit = f.cal.LastMilli(day), timeLimit(f.cal, day)
 }
 
 // tickTime is the last instant of the last day that ended, Unix milliseconds.

@@ -127,6 +127,7 @@ func (s *shard) foldSome() {
 			return
 		}
 		b.next++
+		s.heat.bytes += uint64(len(rec.Body))
 		if seen := s.fold.events + s.fold.duplicates; seen-before >= foldEvents {
 			before = seen
 			if s.cfg.Now().Sub(began) > foldSlice {
@@ -138,7 +139,9 @@ func (s *shard) foldSome() {
 	}
 	s.residents.compactBusy()
 	if s.cfg.Metrics != nil {
-		s.cfg.Metrics.apply.Observe(s.cfg.Now().Sub(began).Seconds())
+		took := s.cfg.Now().Sub(began)
+		s.heat.busy += took
+		s.cfg.Metrics.apply.Observe(took.Seconds())
 	}
 }
 

@@ -118,6 +118,7 @@ func (s *shard) opened(m *opened) {
 	s.fold = newFold(s.id, s.cfg, s.cal)
 	s.reported, s.unknown = reported{}, nil
 	s.fold.poison = s.poison
+	s.beginNotes()
 	s.residents = newResidents()
 	s.models = modelTable{}
 	s.customers, s.complete = 0, true
@@ -172,6 +173,7 @@ func (s *shard) stop() {
 	}
 	s.life++
 	s.working = false
+	s.endNotes()
 	s.inbox.end()
 	s.reads.fail(&NotActiveError{Shard: s.id, State: s.state, Err: s.err})
 	s.waits.fail(&NotActiveError{Shard: s.id, State: s.state, Err: s.err})

@@ -12,6 +12,7 @@ import (
 type Metrics struct {
 	apply   prometheus.Histogram
 	handoff prometheus.Histogram
+	business business
 	// duplicates and newer count what this process did, whichever shards it had.
 	duplicates, newer prometheus.Counter
 	host              atomic.Pointer[Host]
@@ -28,6 +29,9 @@ var (
 	savedDesc     = prometheus.NewDesc("footfall_shard_last_checkpoint_timestamp_seconds", "When the last checkpoint was written.", shardLabel, nil)
 	unscoredDesc  = prometheus.NewDesc("footfall_shard_unscored_customers", "Customers whose newest state waits to be scored.", shardLabel, nil)
 	deadDesc      = prometheus.NewDesc("footfall_shard_dead_letters_total", "Events of the log that could not be folded.", shardLabel, nil)
+	busyDesc      = prometheus.NewDesc("footfall_shard_apply_seconds_total", "Time that the shard has folded.", shardLabel, nil)
+	foldedDesc    = prometheus.NewDesc("footfall_shard_bytes_total", "Bytes of the messages that were folded.", shardLabel, nil)
+	queriesDesc   = prometheus.NewDesc("footfall_shard_queries_total", "Queries that the shard has answered.", shardLabel, nil)
 	lateDesc      = prometheus.NewDesc("footfall_shard_too_late_events_total", "Purchases that came too late for their day.", shardLabel, nil)
 )
 
@@ -66,7 +70,10 @@ func (m *Metrics) Collect(out chan<- prometheus.Metric) {
 	if h == nil {
 		return
 	}
-	for _, st := range h.Status() {
+	m.business.collect(out)
+	statuses := h.Status()
+	collectCensus(statuses, h.cfg.Meaning, out)
+	for _, st := range statuses {
 		if st.State == Idle {
 			continue
 		}
@@ -84,6 +91,9 @@ func (m *Metrics) Collect(out chan<- prometheus.Metric) {
 		counter(eventsDesc, st.Events)
 		counter(deadDesc, st.Rejected)
 		counter(lateDesc, st.TooLate)
+		counter(foldedDesc, st.Bytes)
+		counter(queriesDesc, st.Queries)
+		out <- prometheus.MustNewConstMetric(busyDesc, prometheus.CounterValue, st.Busy.Seconds(), shard)
 		gauge(lagDesc, float64(st.Lag))
 		gauge(customersDesc, float64(st.Resident), "resident")
 		gauge(customersDesc, float64(max(st.Customers, st.Resident)-st.Resident), "passivated")

@@ -51,6 +51,7 @@ func (s *shard) askOnce(m *ask, absent map[string]bool) {
 }
 
 func (s *shard) answer(m *ask) {
+	s.heat.queries++
 	now := s.cfg.Now().UnixMilli()
 	out := make([]*Answer, len(m.ids))
 	for i, id := range m.ids {

@@ -84,6 +84,13 @@ type shard struct {
 	reported reported
 	// unknown are fields of the checkpoint that only newer nodes know: the next one has them, too.
 	unknown []byte
+	// notes are taken where somebody reads the metrics; nil else. halved is when the sketch of them
+	// was halved last, window how long what is in it has been coming, in seconds.
+	notes  *notes
+	halved time.Time
+	window time.Duration
+	census census
+	heat   heat
 	// touched keeps what is only read from being optimised away.
 	touched uint64
 
@@ -182,6 +189,8 @@ func (s *shard) Receive(ctx actor.Context) {
 		s.feed(m)
 	case *visit:
 		s.visit(m)
+	case *askHot:
+		s.askHot(m)
 	case *waitActive:
 		s.waits.active = append(s.waits.active, m.reply)
 	case *failed:
@@ -260,6 +269,7 @@ const idleSegments = 32
 
 // maintain is sent a few times a second.
 func (s *shard) maintain(now time.Time) {
+	s.observe(now)
 	switch s.state {
 	case Failed:
 		if !s.retryAt.IsZero() && !now.Before(s.retryAt) {
@@ -321,6 +331,7 @@ func (s *shard) publish() {
 		st.Unscored, st.Sweeping, st.Clock = uint64(s.scoring.waiting()), s.scoring.sweeping, f.clock
 		st.lastTick, st.ticked = f.lastTick, f.ticked
 	}
+	st.Busy, st.Bytes, st.Queries, st.census = s.heat.busy, s.heat.bytes, s.heat.queries, s.census.done
 	s.mu.Lock()
 	s.status = st
 	s.mu.Unlock()

@@ -62,6 +62,9 @@ type Event struct {
 	Items uint32
 	// Departments holds Department of each line that names one; repetitions do no harm.
 	Departments []uint32
+	// Amounts are what those lines cost, in ten-thousandths; nothing that is kept of a customer
+	// comes from them.
+	Amounts []int64
 
 	// Until is the last moment of a received campaign, Unix milliseconds; 0 if it names none.
 	Until int64
@@ -81,7 +84,7 @@ func Department(name string) uint32 { return uint32(xxhash.Sum64String(name)) }
 // Flatten fills into with ev, which the validator of messages has accepted. It does not
 // allocate for purchases. A *messages.Fault names what it could not read.
 func Flatten(ev *footfallv1.Event, into *Event) error {
-	*into = Event{Departments: into.Departments[:0], Attributes: into.Attributes[:0]}
+	*into = Event{Departments: into.Departments[:0], Amounts: into.Amounts[:0], Attributes: into.Attributes[:0]}
 	if ev.GetTime() == nil {
 		return &messages.Fault{Field: "time", Reason: "is required"}
 	}
@@ -146,6 +149,7 @@ func (e *Event) lines(lines []*footfallv1.Line) error {
 		e.Items += min(l.GetQuantity(), math.MaxUint32-e.Items)
 		if name := l.GetDepartment(); name != "" {
 			e.Departments = append(e.Departments, Department(name))
+			e.Amounts = append(e.Amounts, amount)
 		}
 	}
 	return nil

@@ -67,15 +67,16 @@ func TestFlatten(t *testing.T) {
 	} {
 		t.Run(c.want.Kind.String(), func(t *testing.T) {
 			// What an event before left behind must not show.
-			got := Event{Departments: []uint32{1, 2, 3}, Attributes: []Attribute{{"x", "y"}}, Spend: 1, Discount: 2, Items: 3, Until: 4, Known: "z"}
+			got := Event{Departments: []uint32{1, 2, 3}, Amounts: []int64{9}, Attributes: []Attribute{{"x", "y"}}, Spend: 1, Discount: 2, Items: 3, Until: 4, Known: "z"}
 			require.NoError(t, Flatten(c.ev, &got))
 			c.want.ID, c.want.Time = id, ms
 			require.ElementsMatch(t, c.want.Departments, got.Departments)
+			require.Len(t, got.Amounts, len(got.Departments))
 			require.Len(t, got.Attributes, len(c.want.Attributes))
 			if len(c.want.Attributes) > 0 {
 				require.Equal(t, c.want.Attributes, got.Attributes)
 			}
-			c.want.Departments, c.want.Attributes, got.Departments, got.Attributes = nil, nil, nil, nil
+			c.want.Departments, c.want.Attributes, got.Departments, got.Attributes, got.Amounts = nil, nil, nil, nil, nil
 			require.Equal(t, c.want, got)
 		})
 	}
