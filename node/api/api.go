@@ -16,6 +16,7 @@ import (
 	"footfall/messages"
 	"footfall/messages/footfallv1"
 	"footfall/messages/inferencev2"
+	"footfall/node/access"
 )
 
 // Options is what the API of a node is made of.
@@ -25,6 +26,8 @@ type Options struct {
 	Host     Host
 	// Cluster is the way to the other nodes; nil for a node on its own.
 	Cluster Cluster
+	// Access is what callers are asked for; nil asks nobody.
+	Access *access.Access
 	// Models and DeadLetters may be nil.
 	Models      Models
 	DeadLetters DeadLetters
@@ -86,13 +89,14 @@ func New(o Options) (*API, error) {
 		id: o.Identity, limits: o.Limits, chain: c, ingest: ingest, logger: o.Logger,
 		ready: o.Ready, gatherer: o.Gatherer, gateway: gateway,
 		inference: inferenceHandler(inferenceServer, ingest, o.Limits, o.Logger),
+		access:    o.Access,
 	}
 	handler, err := s.handler()
 	if err != nil {
 		return nil, err
 	}
-	a := &API{health: health.NewServer(), HTTP: newHTTP(handler, o.Logger), endStreams: sync.OnceFunc(func() { close(c.ending) })}
-	a.GRPC = newGRPC(c, o.Limits, a.health, ingest, customers, admin)
+	a := &API{health: health.NewServer(), HTTP: newHTTP(handler, o.Limits, o.Access, o.Logger), endStreams: sync.OnceFunc(func() { close(c.ending) })}
+	a.GRPC = newGRPC(c, o.Limits, o.Access, a.health, ingest, customers, admin)
 	if inferenceServer != nil {
 		inferencev2.RegisterGRPCInferenceServiceServer(a.GRPC, inferenceServer)
 	}

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"footfall/messages/footfallv1"
+	"footfall/node/access"
 )
 
 // chain is what every call goes through.
@@ -125,19 +126,26 @@ func (c *chain) guard(what string, f func() error) (err error) {
 }
 
 // newGRPC makes the server, with the services that every node has.
-func newGRPC(c *chain, limits Limits, hs *health.Server, ingest *Ingest, customers *Customers, admin *Admin) *grpc.Server {
-	s := grpc.NewServer(
+func newGRPC(c *chain, limits Limits, guard *access.Access, hs *health.Server, ingest *Ingest, customers *Customers, admin *Admin) *grpc.Server {
+	limits = limits.withDefaults()
+	var doors []grpc.ServerOption
+	if guard != nil {
+		doors = append(doors, grpc.Creds(guard.ServerCredentials()), grpc.InTapHandle(guard.Tap))
+	}
+	s := grpc.NewServer(append(doors,
 		grpc.ChainUnaryInterceptor(c.unary),
 		grpc.ChainStreamInterceptor(c.stream),
 		grpc.ForceServerCodecV2(codec{}),
 		grpc.MaxRecvMsgSize(int(limits.Message)),
-		grpc.MaxConcurrentStreams(1024),
-		grpc.ConnectionTimeout(10*time.Second),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 10 * time.Second}),
+		grpc.MaxConcurrentStreams(limits.Streams),
+		grpc.MaxHeaderListSize(maxHeaders),
+		grpc.ConnectionTimeout(limits.Headers),
+		// A connection ends in order once a day: then the other side shows its certificate again.
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 10 * time.Second, MaxConnectionAge: 24 * time.Hour}),
 		// Clients may ask every ten seconds, also between calls.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.WaitForHandlers(true),
-	)
+	)...)
 	footfallv1.RegisterIngestServiceServer(s, ingest)
 	footfallv1.RegisterCustomerServiceServer(s, customers)
 	footfallv1.RegisterAdminServiceServer(s, admin)

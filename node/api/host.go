@@ -74,4 +74,21 @@ type Limits struct {
 	Ingest int64
 	// Query ends a call that has no deadline of its own.
 	Query time.Duration
+	// Streams are the calls under way on one connection of gRPC; 0 is 1024.
+	Streams uint32
+	// Headers ends a handshake, or a request whose headers are not there by then; 0 is 10 s.
+	Headers time.Duration
+}
+
+// maxHeaders bounds the headers of a request, in bytes.
+const maxHeaders = 64 << 10
+
+func (l Limits) withDefaults() Limits {
+	if l.Streams == 0 {
+		l.Streams = 1024
+	}
+	if l.Headers == 0 {
+		l.Headers = 10 * time.Second
+	}
+	return l
 }

@@ -24,6 +24,7 @@ import (
 
 	"footfall/messages"
 	"footfall/messages/footfallv1"
+	"footfall/node/access"
 )
 
 // newGateway makes the REST calls that are generated from the services.
@@ -152,6 +153,7 @@ type server struct {
 	gateway  http.Handler
 	// inference is the Open Inference Protocol; nil without models.
 	inference http.Handler
+	access    *access.Access
 }
 
 // Readiness is the answer of /readyz.
@@ -232,7 +234,7 @@ func (s *server) handler() (http.Handler, error) {
 	sameOrigin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		fail(w, http.StatusForbidden, "permission_denied", "a page of another origin must not write")
 	}))
-	return s.guard(sameOrigin.Handler(route)), nil
+	return s.guard(s.ask(sameOrigin.Handler(route))), nil
 }
 
 // serveREST serves what is generated.
@@ -263,16 +265,20 @@ func (s *server) guard(next http.Handler) http.Handler {
 	})
 }
 
-// newHTTP makes the server.
-func newHTTP(h http.Handler, logger *slog.Logger) *http.Server {
-	return &http.Server{
+// newHTTP makes the server. With TLS it has its configuration, and is to serve by that.
+func newHTTP(h http.Handler, limits Limits, guard *access.Access, logger *slog.Logger) *http.Server {
+	s := &http.Server{
 		Handler:           h,
-		ReadHeaderTimeout: 10 * time.Second,
+		ReadHeaderTimeout: limits.withDefaults().Headers,
 		ReadTimeout:       2 * time.Minute,
 		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    64 << 10,
+		MaxHeaderBytes:    maxHeaders,
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 	}
+	if guard != nil {
+		s.TLSConfig = guard.HTTPTLS()
+	}
+	return s
 }
 
 // openAPI is the generated description of the REST calls, as they really are: numbers are

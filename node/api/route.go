@@ -19,6 +19,7 @@ import (
 	"footfall/actors"
 	"footfall/cluster"
 	"footfall/messages"
+	"footfall/node/access"
 )
 
 // Cluster is what the services need of the other nodes. A node on its own has none.
@@ -62,7 +63,7 @@ func (r *router) answers(shard int) bool {
 }
 
 // forwardedKey marks a call that a node has passed on, with the name of that node.
-const forwardedKey = "footfall-forwarded-by"
+const forwardedKey = access.ForwardedKey
 
 // forwarded reports whether another node has passed a call on.
 func forwarded(ctx context.Context) bool {

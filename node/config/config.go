@@ -27,8 +27,16 @@ type Config struct {
 	GRPCAdvertise string
 	// DebugListen serves pprof; empty means nobody does.
 	DebugListen string
-	// Insecure allows to listen beyond loopback although nothing asks who calls.
+	// Insecure allows to listen beyond loopback although not everybody is asked who calls: see
+	// Exposed.
 	Insecure bool
+
+	// TLS are the files of the node's own certificate, and of the CAs that sign the nodes of the
+	// cluster, whose names are of TrustDomain.
+	TLS         TLSFiles
+	TrustDomain string
+	// TokensFile holds the tokens that callers need; empty means that nobody is asked for one.
+	TokensFile string
 
 	// ClusterListen is where the gossip is, of a node whose store is shared: see Clustered.
 	ClusterListen string
@@ -74,6 +82,9 @@ type Config struct {
 	InferenceDelay   time.Duration
 	InferenceThreads int
 	InferenceTimeout time.Duration
+	// InferenceServers are servers of the Open Inference Protocol that are no members and
+	// score rows that no device of this node takes, host:port.
+	InferenceServers []string
 	// GPUMemory is the share, in percent, of each GPU's memory that may be taken; GPUReserve
 	// has it taken at once. GPUVisible lists the machine's numbers of the GPUs that the
 	// process sees; empty means all.
@@ -89,6 +100,16 @@ type Config struct {
 	// once, in bytes.
 	MaxMessage   int64
 	IngestBudget int64
+	// RequestsPerSecond and RequestBurst bound the calls of one caller, Connections those to a
+	// listener, in all and from one address, and Streams the calls under way on one of gRPC; 0
+	// is without bound.
+	RequestsPerSecond     int
+	RequestBurst          int
+	Connections           int
+	ConnectionsPerAddress int
+	Streams               int
+	// HeaderTimeout bounds how long the headers of a request, and a handshake, may take.
+	HeaderTimeout time.Duration
 	// QueryTimeout ends a call that comes without a deadline.
 	QueryTimeout time.Duration
 	// DrainTimeout bounds an orderly stop.
@@ -119,33 +140,40 @@ func Default() *Config {
 		name = "node"
 	}
 	return &Config{
-		Name:               name,
-		Roles:              Roles{RoleShards, RoleInference},
-		HTTPListen:         "127.0.0.1:8080",
-		GRPCListen:         "127.0.0.1:8081",
-		ClusterListen:      "127.0.0.1:7946",
-		LogDir:             "./data/log",
-		StoreDir:           "./data/store",
-		LogAge:             35 * 24 * time.Hour,
-		DiskReserve:        512 << 20,
-		Clock:              footfallv1.ClockMode_CLOCK_MODE_WALL,
-		Location:           time.UTC,
-		Currency:           "USD",
-		Shards:             64,
-		ModelsDir:          "./models",
-		InferenceRows:      1024,
-		InferenceDelay:     2 * time.Millisecond,
-		InferenceTimeout:   10 * time.Second,
-		GPUMemory:          100,
-		MemoryBudget:       2 << 30,
-		CheckpointInterval: 10 * time.Second,
-		MaxMessage:         16 << 20,
-		IngestBudget:       256 << 20,
-		QueryTimeout:       10 * time.Second,
-		DrainTimeout:       30 * time.Second,
-		LogLevel:           "info",
-		LogFormat:          "text",
-		sources:            map[string]string{},
+		Name:                  name,
+		Roles:                 Roles{RoleShards, RoleInference},
+		HTTPListen:            "127.0.0.1:8080",
+		GRPCListen:            "127.0.0.1:8081",
+		ClusterListen:         "127.0.0.1:7946",
+		LogDir:                "./data/log",
+		StoreDir:              "./data/store",
+		LogAge:                35 * 24 * time.Hour,
+		DiskReserve:           512 << 20,
+		Clock:                 footfallv1.ClockMode_CLOCK_MODE_WALL,
+		Location:              time.UTC,
+		Currency:              "USD",
+		Shards:                64,
+		ModelsDir:             "./models",
+		InferenceRows:         1024,
+		InferenceDelay:        2 * time.Millisecond,
+		InferenceTimeout:      10 * time.Second,
+		GPUMemory:             100,
+		MemoryBudget:          2 << 30,
+		CheckpointInterval:    10 * time.Second,
+		TrustDomain:           "footfall",
+		RequestsPerSecond:     10_000,
+		RequestBurst:          20_000,
+		Connections:           10_000,
+		ConnectionsPerAddress: 2_000,
+		Streams:               1024,
+		HeaderTimeout:         10 * time.Second,
+		MaxMessage:            16 << 20,
+		IngestBudget:          256 << 20,
+		QueryTimeout:          10 * time.Second,
+		DrainTimeout:          30 * time.Second,
+		LogLevel:              "info",
+		LogFormat:             "text",
+		sources:               map[string]string{},
 	}
 }
 
@@ -158,11 +186,7 @@ func (c *Config) Validate() error {
 	if !c.Roles.Has(RoleShards) && !c.Clustered() {
 		fault("node.roles", "needs shards: a node on its own has nobody else who holds them")
 	}
-	for _, l := range c.listeners() {
-		if l.addr != "" && !c.Insecure && !loopback(l.addr) {
-			fault(l.key, l.addr+" can be reached from other machines, and nothing asks who calls: listen on 127.0.0.1, or set insecure to true")
-		}
-	}
+	c.validateAccess(fault)
 	ls := c.listeners()
 	for i, a := range ls {
 		for _, b := range ls[:i] {
@@ -200,17 +224,6 @@ func (c *Config) Validate() error {
 
 // Clustered tells whether the node is one of a cluster: its store is one that others can share.
 func (c *Config) Clustered() bool { return len(c.StoreDatabases) > 0 }
-
-// Exposed returns the keys of listeners that other machines can reach.
-func (c *Config) Exposed() []string {
-	var keys []string
-	for _, l := range c.listeners() {
-		if l.addr != "" && !loopback(l.addr) {
-			keys = append(keys, l.key)
-		}
-	}
-	return keys
-}
 
 type listener struct{ key, addr string }
 

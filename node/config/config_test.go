@@ -76,10 +76,10 @@ node: {name: {first: x}}
 	}
 	require.Equal(t, map[string]string{
 		"htpp":                "node.yaml:2 no such key",
-		"http.listen":         "node.yaml:3 0.0.0.0:8080 can be reached from other machines, and nothing asks who calls: listen on 127.0.0.1, or set insecure to true",
+		"http.listen":         "node.yaml:3 0.0.0.0:8080 can be reached from other machines without tls.cert_file and tls.key_file (what is said can be read on its way) and without auth.tokens_file (nobody is asked who calls): set that (footfall certs, footfall token and footfall gossipkey make what is in the files), or listen on 127.0.0.1, or set insecure to true",
 		"http.listen_address": "node.yaml:3 no such key",
 		"shards":              `node.yaml:4 must be a power of two from 1 to 16384, not "12"node.yaml:9 stands in line 4 already`,
-		"tls":                 "node.yaml:5 no such key",
+		"tls.cert":            "node.yaml:5 no such key: did you mean log.tls.cert?",
 		"store.url":           "node.yaml:6 names the directory of log.url: each needs one of its own",
 		"log.retention.age":   `node.yaml:7 must be a duration like 90s, 12h or 35d, not "soon"`,
 		"currency":            `node.yaml:8 must be three capital letters (ISO 4217), not "usd"`,
@@ -213,7 +213,56 @@ func TestAPrintedConfigurationGivesItselfAgain(t *testing.T) {
 	require.NoError(t, err)
 	c.sources, again.sources = nil, nil
 	require.Equal(t, c, again)
-	require.Equal(t, []string{"http.listen"}, again.Exposed())
+	exposed := again.Exposed()
+	require.Len(t, exposed, 1)
+	require.Equal(t, "http.listen", exposed[0].Key)
+	require.Len(t, exposed[0].Missing, 2)
+}
+
+func TestWhoListensBeyondThisMachineIsAskedForWhat(t *testing.T) {
+	const (
+		tls    = "\ntls: {cert_file: n.pem, key_file: n-key.pem}"
+		ca     = "\ntls: {cert_file: n.pem, key_file: n-key.pem, ca_file: ca.pem}"
+		tokens = "\nauth: {tokens_file: tokens.yaml}"
+		keys   = "\ncluster.keys_file: gossip.keys"
+		shared = "\nlog: {url: \"amqp://broker\"}\nstore: {url: \"postgres://db/footfall\"}"
+	)
+	for _, tt := range []struct {
+		file   string
+		faults map[string]string // a part of each, by key
+	}{
+		{"http.listen: :80" + tls, map[string]string{"http.listen": "auth.tokens_file"}},
+		{"http.listen: :80" + tokens, map[string]string{"http.listen": "tls.cert_file"}},
+		{"http.listen: :80" + tls + tokens, nil},
+		{"grpc.listen: :81" + tokens, map[string]string{"grpc.listen": "tls.cert_file"}},
+		{"grpc.listen: :81" + tls + tokens, nil},
+		{"debug.listen: :82" + tls + tokens, map[string]string{"debug.listen": "127.0.0.1"}},
+		{"debug.listen: :82\ninsecure: true", nil},
+		{"http.listen: :80\ngrpc.listen: :81\ncluster.listen: :82\ninsecure: true" + shared, nil},
+		{"cluster.listen: :82" + shared, map[string]string{"cluster.listen": "cluster.keys_file"}},
+		{"cluster.listen: :82" + shared + keys, nil},
+		{"grpc.listen: :81" + shared + tls + tokens, map[string]string{"tls.cert_file": "tls.ca_file"}},
+		{"grpc.listen: :81" + shared + ca + tokens, nil},
+		// Nodes that know each other by nothing could not call each other.
+		{shared + tokens, map[string]string{"auth.tokens_file": "tls.ca_file"}},
+		{"insecure: true" + shared + tokens, map[string]string{"auth.tokens_file": "tls.ca_file"}},
+		{"tls.cert_file: n.pem", map[string]string{"tls.cert_file": "tls.key_file"}},
+		{"tls.key_file: n.pem", map[string]string{"tls.cert_file": "tls.key_file"}},
+		{"tls.ca_file: ca.pem", map[string]string{"tls.ca_file": "tls.cert_file"}},
+	} {
+		_, err := load(t, tt.file, nil)
+		var faults Faults
+		if tt.faults == nil {
+			require.NoError(t, err, tt.file)
+			continue
+		}
+		require.ErrorAs(t, err, &faults, tt.file)
+		require.Len(t, faults, len(tt.faults), tt.file)
+		for _, f := range faults {
+			require.Contains(t, f.Reason, tt.faults[f.Key], tt.file)
+			require.NotEmpty(t, tt.faults[f.Key], f.Key)
+		}
+	}
 }
 
 func TestTheLogIsInOnePlace(t *testing.T) {

@@ -121,7 +121,7 @@ func environ(list []string) map[string]string {
 // unknown returns the variables that stand below a section of ours but name no key: they
 // are rather typing errors than another program's.
 func unknown(env map[string]string) []string {
-	sections, known := map[string]bool{"CLUSTER": true, "TLS": true, "AUTH": true, "WAREHOUSE": true}, map[string]bool{}
+	sections, known := map[string]bool{"WAREHOUSE": true}, map[string]bool{}
 	for _, k := range keys {
 		known[k.Env()] = true
 		if section, _, ok := strings.Cut(k.Name, "."); ok {
