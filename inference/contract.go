@@ -47,6 +47,8 @@ type Contract struct {
 	Evaluation  map[string]float64
 	TrainedWith TrainedWith
 	Created     time.Time
+	// Files is the digest of the version's other files, "sha256:…"; empty where it is not told.
+	Files string
 }
 
 // Input is a matrix that the model is fed.

@@ -31,6 +31,7 @@ const (
 var (
 	nameForm    = regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`)
 	digestForm  = regexp.MustCompile(`^[a-z0-9]+:[0-9a-f]{16,128}$`)
+	filesForm   = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 	measureForm = regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`)
 )
 
@@ -140,6 +141,11 @@ func (d *decoder) contract(n *yaml.Node) *Contract {
 		t.done()
 	}
 	c.Created = m.time("created")
+	if m.has("files") {
+		if c.Files = m.text("files"); c.Files != "" && !filesForm.MatchString(c.Files) {
+			m.fault("files", "%q is no digest: sha256: and 64 hexadecimal digits are", c.Files)
+		}
+	}
 	m.done()
 	d.whole(m, c)
 	return c
