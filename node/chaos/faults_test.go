@@ -164,7 +164,7 @@ var faults = []fault{
 		require.NoError(w.t, w.store.Halt(w.t.Context()))
 		return "", func() { require.NoError(w.t, w.store.Restart(w.t.Context())) }
 	}},
-	{name: "PostgreSQL's disk full", kind: server, strike: func(w *world, r *round) (string, func()) {
+	{name: "PostgreSQL's disk full", kind: server, longer: true, strike: func(w *world, r *round) (string, func()) {
 		free := w.disk.fill(w.t, w.store)
 		return "", func() {
 			free()
@@ -215,7 +215,7 @@ func (w *world) strike(l *load, fs []fault) {
 	w.t.Helper()
 	r := &round{w: w, free: w.running()}
 	slices.SortStableFunc(fs, func(a, b fault) int { return int(a.kind - b.kind) })
-	last := 300*time.Millisecond + time.Duration(w.rng.Int64N(int64(3*time.Second)))
+	last := 300*time.Millisecond + time.Duration(w.rng.Int64N(int64(4*time.Second)))
 	var heals []func()
 	for i, f := range fs {
 		what, heal := f.strike(w, r)

@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/bits"
 	"math/rand/v2"
@@ -189,6 +190,7 @@ func (l *load) publisher(ctx context.Context, client int, rng *rand.Rand) {
 			}
 			return
 		}
+		pause(ctx, rng)
 		if ctx.Err() != nil {
 			return
 		}
@@ -284,40 +286,12 @@ func (l *load) manyReader(ctx context.Context, client int, rng *rand.Rand) {
 	}
 }
 
-// outsider publishes to the broker itself, as any program may: to the shard's stream, or to where
-// the nodes fetch what is of no shard yet. It sends each event once.
+// outsider publishes to the broker itself, as docs/publishers.md has it: to the shard's stream, on
+// a channel of its own, or to where the nodes fetch what is of no shard yet. It sends each event once.
 func (l *load) outsider(sharded bool) func(context.Context, int, *rand.Rand) {
-	var conn *amqp.Connection
-	var ch *amqp.Channel
+	o := &outsider{url: l.w.broker.URL()}
 	return func(ctx context.Context, client int, rng *rand.Rand) {
-		if conn == nil || conn.IsClosed() {
-			var err error
-			conn, err = amqp.DialConfig(l.w.broker.URL(), amqp.Config{Dial: func(network, addr string) (net.Conn, error) {
-				c, err := (&net.Dialer{Timeout: within}).DialContext(ctx, network, addr)
-				if err == nil {
-					context.AfterFunc(ctx, func() { _ = c.Close() })
-				}
-				return c, err
-			}})
-			if err != nil {
-				conn = nil
-				l.unpublished.Add(1)
-				return
-			}
-			if ch, err = conn.Channel(); err == nil {
-				err = ch.Confirm(false)
-			}
-			if err != nil {
-				_ = conn.CloseDeadline(time.Now())
-				return
-			}
-		}
 		customer, i := l.next(rng)
-		body, err := event(customer, i).MarshalVT()
-		if err != nil {
-			l.fail("%v", err)
-			return
-		}
 		key := "anywhere"
 		if sharded {
 			key = strconv.Itoa(messages.ShardOf(customer, shards))
@@ -325,16 +299,9 @@ func (l *load) outsider(sharded bool) func(context.Context, int, *rand.Rand) {
 		call, cancel := context.WithTimeout(ctx, within)
 		defer cancel()
 		l.past.write(customer, client, i)
-		sent, err := ch.PublishWithDeferredConfirmWithContext(call, "footfall.events", key, true, false, amqp.Publishing{
-			ContentType: messages.ContentProtobuf, Type: messages.TypeEvent, DeliveryMode: amqp.Persistent, Body: body,
-		})
-		confirmed := false
-		if err == nil {
-			confirmed, err = sent.WaitContext(call)
-		}
-		if err != nil || !confirmed {
+		if err := o.publish(call, ctx, key, event(customer, i)); err != nil {
 			l.unpublished.Add(1)
-			_ = conn.CloseDeadline(time.Now())
+			pause(ctx, rng)
 			return
 		}
 		l.past.confirm(customer, i)
@@ -342,6 +309,85 @@ func (l *load) outsider(sharded bool) func(context.Context, int, *rand.Rand) {
 		if rng.IntN(3) == 0 {
 			l.get(ctx, client, l.node(rng), &footfallv1.GetCustomerRequest{CustomerId: customer, WaitFor: eventID(i)}, 1<<i)
 		}
+	}
+}
+
+// outsider is a program that knows the broker alone.
+type outsider struct {
+	url   string
+	conn  *amqp.Connection
+	lanes map[string]*lane
+}
+
+// lane is a channel for one routing key.
+type lane struct {
+	*amqp.Channel
+	returns chan amqp.Return
+}
+
+var errUnconfirmed = errors.New("not confirmed, or returned")
+
+// publish returns nil once the event is confirmed. The connection ends with life at the latest.
+func (o *outsider) publish(ctx, life context.Context, key string, e *footfallv1.Event) error {
+	if o.conn == nil || o.conn.IsClosed() {
+		var err error
+		o.lanes = map[string]*lane{}
+		o.conn, err = amqp.DialConfig(o.url, amqp.Config{Dial: func(network, addr string) (net.Conn, error) {
+			c, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+			if err == nil {
+				context.AfterFunc(life, func() { _ = c.Close() })
+			}
+			return c, err
+		}})
+		if err != nil {
+			o.conn = nil
+			return err
+		}
+	}
+	err := o.send(ctx, key, e)
+	if err != nil {
+		_ = o.conn.CloseDeadline(time.Now()) // it may hang
+		o.conn = nil
+	}
+	return err
+}
+
+func (o *outsider) send(ctx context.Context, key string, e *footfallv1.Event) error {
+	l := o.lanes[key]
+	if l == nil {
+		ch, err := o.conn.Channel()
+		if err != nil {
+			return err
+		}
+		l = &lane{ch, ch.NotifyReturn(make(chan amqp.Return, 1))}
+		o.lanes[key] = l
+		if err := ch.Confirm(false); err != nil {
+			return err
+		}
+	}
+	body, err := e.MarshalVT()
+	if err != nil {
+		return err
+	}
+	sent, err := l.PublishWithDeferredConfirmWithContext(ctx, "footfall.events", key, true, false, amqp.Publishing{
+		ContentType: messages.ContentProtobuf, Type: messages.TypeEvent, DeliveryMode: amqp.Persistent, Body: body,
+	})
+	if err != nil {
+		return err
+	}
+	if acked, err := sent.WaitContext(ctx); err != nil || !acked || len(l.returns) > 0 {
+		return errors.Join(errUnconfirmed, err)
+	}
+	return nil
+}
+
+// pause is what a caller does before it tries again.
+func pause(ctx context.Context, rng *rand.Rand) {
+	timer := time.NewTimer(time.Duration(20+rng.IntN(200)) * time.Millisecond)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
 	}
 }
 
@@ -385,21 +431,11 @@ var probes = sync.OnceValue(func() []string {
 func (l *load) bridged(m *member) {
 	t := l.w.t
 	t.Helper()
-	conn, err := amqp.Dial(l.w.broker.URL())
-	require.NoError(t, err)
-	defer func() { require.NoError(t, conn.Close()) }()
-	ch, err := conn.Channel()
-	require.NoError(t, err)
-	require.NoError(t, ch.Confirm(false))
+	o := &outsider{url: l.w.broker.URL()}
 	for _, customer := range probes() {
-		body, err := event(customer, 0).MarshalVT()
-		require.NoError(t, err)
-		sent, err := ch.PublishWithDeferredConfirmWithContext(t.Context(), "footfall.events", "anywhere", true, false, amqp.Publishing{
-			ContentType: messages.ContentProtobuf, Type: messages.TypeEvent, DeliveryMode: amqp.Persistent, Body: body,
-		})
-		require.NoError(t, err)
-		require.True(t, sent.Wait())
+		require.NoError(t, o.publish(t.Context(), context.WithoutCancel(t.Context()), "anywhere", event(customer, 0)))
 	}
+	require.NoError(t, o.conn.Close())
 	l.bridging = len(probes())
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
