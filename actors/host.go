@@ -345,7 +345,12 @@ func (h *Host) Append(ctx context.Context, shard int, events []*footfallv1.Event
 		records = append(records, r)
 		events = events[n:]
 	}
-	return h.log.Append(ctx, shard, records)
+	began := h.cfg.Now()
+	err := h.log.Append(ctx, shard, records)
+	if h.cfg.Metrics != nil && err == nil {
+		h.cfg.Metrics.append.Observe(h.cfg.Now().Sub(began).Seconds())
+	}
+	return err
 }
 
 // ErrClock says that the cluster's clock is not driven.

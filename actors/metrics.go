@@ -11,6 +11,7 @@ import (
 // scraped, so that they cost nothing in between, and only owned shards have any.
 type Metrics struct {
 	apply   prometheus.Histogram
+	append  prometheus.Histogram
 	handoff prometheus.Histogram
 	business business
 	// duplicates and newer count what this process did, whichever shards it had.
@@ -42,6 +43,10 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 			Name: "footfall_apply_seconds", Help: "How long a shard folded before it looked at its mailbox again.",
 			Buckets: prometheus.ExponentialBuckets(10e-6, 4, 8),
 		}),
+		append: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "footfall_append_seconds", Help: "Time until events that came to this node were in a shard's log for good.",
+			Buckets: prometheus.ExponentialBuckets(250e-6, 2, 14),
+		}),
 		handoff: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "footfall_handoff_seconds", Help: "From beginning to acquire a shard until it was active.",
 			Buckets: prometheus.ExponentialBuckets(1e-3, 4, 8),
@@ -53,7 +58,7 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 			Name: "footfall_newer_records_total", Help: "Control records that this process passed over, since only newer nodes know their kind.",
 		}),
 	}
-	for _, c := range []prometheus.Collector{m.apply, m.handoff, m.duplicates, m.newer, m} {
+	for _, c := range []prometheus.Collector{m.apply, m.append, m.handoff, m.duplicates, m.newer, m} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

@@ -14,6 +14,30 @@ var (
 	lapsesDesc   = prometheus.NewDesc("footfall_cluster_lease_lapses_total", "Times that this node's lease ended before it was renewed.", nil, nil)
 )
 
+var (
+	healthDesc   = prometheus.NewDesc("footfall_gossip_health_score", "How badly this member keeps up with its gossip: 0 is well, and each point lets it wait longer for others.", nil, nil)
+	knownDesc    = prometheus.NewDesc("footfall_gossip_members", "Members whom the gossip holds to be there: known, and lost without a word but still looked for.", []string{"state"}, nil)
+	releasesDesc = prometheus.NewDesc("footfall_gossip_dropped_releases_total", "Words of a released shard that found no room; the shard is tried for all the same.", nil, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (m *Membership) Describe(ch chan<- *prometheus.Desc) {
+	ch <- healthDesc
+	ch <- knownDesc
+	ch <- releasesDesc
+}
+
+// Collect implements prometheus.Collector.
+func (m *Membership) Collect(ch chan<- prometheus.Metric) {
+	m.mu.Lock()
+	known, lost := len(m.peers), len(m.lost)
+	m.mu.Unlock()
+	ch <- prometheus.MustNewConstMetric(healthDesc, prometheus.GaugeValue, float64(m.list.GetHealthScore()))
+	ch <- prometheus.MustNewConstMetric(knownDesc, prometheus.GaugeValue, float64(known), "known")
+	ch <- prometheus.MustNewConstMetric(knownDesc, prometheus.GaugeValue, float64(lost), "lost")
+	ch <- prometheus.MustNewConstMetric(releasesDesc, prometheus.CounterValue, float64(m.dropped.Load()))
+}
+
 // counts are what the loop has met so far.
 type counts struct{ acquires, refusals, drains, drops, lapses uint64 }
 

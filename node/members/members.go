@@ -106,7 +106,7 @@ func New(ctx context.Context, o Options) (_ *Members, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return m, o.Registry.Register(m.loop)
+	return m, errors.Join(o.Registry.Register(m.loop), o.Registry.Register(m.gossip))
 }
 
 // observe is called by the loop.

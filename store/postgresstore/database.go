@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"footfall/messages"
 )
@@ -34,6 +35,9 @@ type database struct {
 	// failed is why the last call failed, nil after one that succeeded.
 	failed            atomic.Pointer[messages.UnavailableError]
 	retries, failures atomic.Uint64
+	errors            [reasons]atomic.Uint64
+	// took observes the tries of each pool.
+	took, leaseTook prometheus.Observer
 }
 
 func openDatabase(s *Store, index int, addr string) (*database, error) {
@@ -47,6 +51,8 @@ func openDatabase(s *Store, index int, addr string) (*database, error) {
 		store: s,
 		index: index,
 		name:  net.JoinHostPort(cc.Host, strconv.Itoa(int(cc.Port))) + "/" + cc.Database,
+
+		took: s.calls.WithLabelValues(strconv.Itoa(index), poolShards), leaseTook: s.calls.WithLabelValues(strconv.Itoa(index), poolLeases),
 	}
 	if !strings.Contains(addr, "pool_max_conns=") {
 		cfg.MaxConns = int32(s.options.MaxConns)
@@ -194,6 +200,12 @@ func (db *database) retryWithin(ctx context.Context, pool *pgxpool.Pool, timeout
 func (db *database) once(ctx context.Context, pool *pgxpool.Pool, timeout time.Duration, do func(context.Context, *pgx.Conn) error) error {
 	ctx, done := context.WithTimeout(ctx, timeout)
 	defer done()
+	took := db.took
+	if pool == db.lease {
+		took = db.leaseTook
+	}
+	began := time.Now()
+	defer func() { took.Observe(time.Since(began).Seconds()) }()
 	conn, err := pool.Acquire(ctx)
 	if err != nil {
 		return &lostError{err: err}
@@ -231,7 +243,9 @@ func (db *database) judge(err error) fault {
 	if !ok {
 		// Without a word of the server it is the connection, or one of our own errors.
 		_, lost := errors.AsType[*lostError](err)
-		if !lost {
+		if lost {
+			db.errors[reasonConnection].Add(1)
+		} else {
 			db.failed.Store(nil)
 		}
 		return fault{err: err, again: lost}
@@ -239,10 +253,16 @@ func (db *database) judge(err error) fault {
 	switch pg.Code {
 	case "57P01", "57P02", // it is shut down, or has crashed
 		"25006": // it is a standby
+		db.errors[reasonServer].Add(1)
 		return fault{err: err, again: true, reset: true}
-	case "40001", "40003", "40P01", // a conflict of transactions, or nobody knows
-		"53300", "57P03", // it has too many clients, or starts
-		"55P03", "57014", "25P03", "25P04": // a timeout
+	case "40001", "40003", "40P01": // a conflict of transactions, or nobody knows
+		db.errors[reasonConflict].Add(1)
+		return fault{err: err, again: true}
+	case "53300", "57P03": // it has too many clients, or starts
+		db.errors[reasonServer].Add(1)
+		return fault{err: err, again: true}
+	case "55P03", "57014", "25P03", "25P04":
+		db.errors[reasonTimeout].Add(1)
 		return fault{err: err, again: true}
 	case "XX001", "XX002":
 		return fault{err: &messages.CorruptError{What: "database " + db.name, Reason: pg.Message}}
@@ -250,8 +270,10 @@ func (db *database) judge(err error) fault {
 		return fault{err: db.unavailable("its disk is full: free space there; all that was accepted is kept", err)}
 	}
 	if strings.HasPrefix(pg.Code, "08") {
+		db.errors[reasonConnection].Add(1)
 		return fault{err: err, again: true}
 	}
+	db.errors[reasonRefused].Add(1)
 	switch pg.Code {
 	case "28P01", "28000":
 		return fault{err: db.unavailable("it refuses the user or the password of store.url", err)}

@@ -296,7 +296,7 @@ func TestMetrics(t *testing.T) {
 	require.NoError(t, reg.Register(s))
 	n, err := testutil.GatherAndCount(reg)
 	require.NoError(t, err)
-	require.Equal(t, 2*(2*6+3)+1, n)
+	require.Equal(t, 2*(2*(8+1)+3+len(reasonNames))+1, n)
 	problems, err := testutil.GatherAndLint(reg)
 	require.NoError(t, err)
 	require.Empty(t, problems)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"footfall/messages"
 	"footfall/store/internal/pebbledb"
@@ -75,6 +76,8 @@ type Store struct {
 	// valueBytes is about the size of a customer's value, as scans have met them.
 	valueBytes atomic.Int64
 
+	calls *prometheus.HistogramVec
+
 	checkpoints, customers, bytes, stale, gets, hits, scanned, deadDropped, replayed atomic.Uint64
 }
 
@@ -115,7 +118,7 @@ func Open(ctx context.Context, urls []string, o Options) (_ *Store, err error) {
 // newStore returns a store without databases.
 func newStore(o Options) *Store {
 	o.defaults()
-	s := &Store{options: o, grants: map[int]grant{}, incarnations: map[string]string{}}
+	s := &Store{options: o, grants: map[int]grant{}, incarnations: map[string]string{}, calls: newCallSeconds()}
 	const guess = 800
 	s.valueBytes.Store(guess)
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
