@@ -97,6 +97,10 @@ postgres: postgres-install ## a PostgreSQL server of its own on a free port, unt
 postgres-install: ## PostgreSQL on this machine, where it is missing; it never starts by itself
 	@scripts/servers.sh postgres
 
+.PHONY: prometheus-install
+prometheus-install: ## Prometheus on this machine, where it is missing; it never starts by itself
+	@scripts/servers.sh prometheus
+
 .PHONY: clean
 clean: ## removes what builds made (not data/, .venv/ and .tools/)
 	@rm -rf bin build
@@ -113,7 +117,7 @@ test: build generate-check tidy-check test-go test-python $(if $(filter 0,$(LINT
 .NOTPARALLEL:
 
 .PHONY: test-go
-test-go: setup rabbitmq-install postgres-install oip-client ## the Go tests alone
+test-go: setup rabbitmq-install postgres-install prometheus-install oip-client ## the Go tests alone
 	@$(WITH_ENV) scripts/test-go.sh
 
 .PHONY: oip-client
