@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"footfall/behavior"
+	"footfall/messages"
 	"footfall/messages/footfallv1"
 )
 
@@ -32,6 +33,27 @@ func (s *shard) appendTick(ctx context.Context, day int32) error {
 		Kind: &footfallv1.Control_Tick{Tick: &footfallv1.Tick{Date: behavior.FormatDate(day)}},
 	})
 	return err
+}
+
+// LastTick is the newest day whose tick was appended to a shard's log by this process or read in
+// it, as "2017-01-31"; empty for none.
+func (h *Host) LastTick(shard int) string {
+	if day, ok := h.shards[shard].ticked(); ok {
+		return behavior.FormatDate(day)
+	}
+	return ""
+}
+
+// CheckTime refuses an instant, in Unix milliseconds, that a fold would find too far in the
+// future after the last day that ended, and returns the first such instant. Where none has ended,
+// or the date is none, nothing is.
+func CheckTime(cal *behavior.Calendar, lastTick string, timeMS int64) (limit int64, fault *messages.Fault) {
+	day, err := behavior.ParseDate(lastTick)
+	if err != nil {
+		return 0, nil
+	}
+	limit = timeLimit(cal, day)
+	return limit, checkTime(timeMS, limit, day)
 }
 
 const tickBias = 1 << 31

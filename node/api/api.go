@@ -97,6 +97,10 @@ func New(o Options) (*API, error) {
 	}
 	a := &API{health: health.NewServer(), HTTP: newHTTP(handler, o.Limits, o.Access, o.Logger), endStreams: sync.OnceFunc(func() { close(c.ending) })}
 	a.GRPC = newGRPC(c, o.Limits, o.Access, a.health, ingest, customers, admin)
+	if nodes != nil {
+		ingest.nodes = nodes
+		footfallv1.RegisterNodeServiceServer(a.GRPC, &between{host: o.Host})
+	}
 	if inferenceServer != nil {
 		inferencev2.RegisterGRPCInferenceServiceServer(a.GRPC, inferenceServer)
 	}

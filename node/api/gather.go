@@ -131,6 +131,9 @@ func (s *Customers) gatherShard(ctx context.Context, shard int, r *footfallv1.Ba
 }
 
 // part is a request for some customers of another.
+// What a newer client asks for beside that goes with it.
 func part(r *footfallv1.BatchGetCustomersRequest, ids []string) *footfallv1.BatchGetCustomersRequest {
-	return &footfallv1.BatchGetCustomersRequest{CustomerIds: ids, At: r.GetAt()}
+	out := &footfallv1.BatchGetCustomersRequest{CustomerIds: ids, At: r.GetAt()}
+	out.ProtoReflect().SetUnknown(r.ProtoReflect().GetUnknown())
+	return out
 }

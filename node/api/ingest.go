@@ -25,6 +25,7 @@ type Ingest struct {
 	footfallv1.UnimplementedIngestServiceServer
 
 	host      Host
+	nodes     *router // nil on a node on its own
 	validator messages.Validator
 	metrics   *Metrics
 	gate      gate
@@ -45,6 +46,9 @@ type item struct {
 	event               *footfallv1.Event
 	fault               *messages.Fault
 	eventID, customerID string
+	shard               int
+	// ahead: the only fault is that it lies too far ahead of the last day that this node knows to have ended.
+	ahead bool
 }
 
 // Publish implements the gRPC service.
@@ -68,33 +72,53 @@ func (g *Ingest) Publish(ctx context.Context, batch *footfallv1.EventBatch) (*fo
 func (g *Ingest) publish(ctx context.Context, items []item) (*footfallv1.PublishResponse, error) {
 	answer := &footfallv1.PublishResponse{}
 	byShard := make(map[int][]*footfallv1.Event)
+	var elsewhere refusals
+	g.check(ctx, items)
 	for i := range items {
 		it := &items[i]
-		shard := g.check(it)
 		if it.fault != nil {
-			g.reject(answer, i, it)
+			g.reject(answer, i, it, &elsewhere)
 			continue
 		}
-		byShard[shard] = append(byShard[shard], it.event)
+		byShard[it.shard] = append(byShard[it.shard], it.event)
 		answer.Accepted++
 	}
+	elsewhere.tell(ctx, g.nodes, g.metrics)
 	if err := g.append(ctx, byShard); err != nil {
 		return nil, err
 	}
 	return answer, nil
 }
 
-// check finds the fault of an item, where it has one, and the shard of its customer.
-func (g *Ingest) check(it *item) (shard int) {
-	if it.fault == nil {
-		it.eventID, it.customerID = it.event.GetEventId(), it.event.GetCustomerId()
-		it.fault = g.validator.Validate(it.event)
+// check finds the faults of items, and the shards of their customers. Before it refuses one that
+// lies too far ahead, it makes sure that no day has ended of which this node has not heard.
+func (g *Ingest) check(ctx context.Context, items []item) {
+	ahead := false
+	for i := range items {
+		it := &items[i]
+		if it.fault == nil {
+			it.eventID, it.customerID = it.event.GetEventId(), it.event.GetCustomerId()
+			it.fault = g.validator.Validate(it.event)
+		}
+		it.shard = messages.ShardOf(it.customerID, g.validator.Shards)
+		if it.fault == nil {
+			it.fault = g.checkTime(it)
+			it.ahead = it.fault != nil
+			ahead = ahead || it.ahead
+		}
 	}
-	shard = messages.ShardOf(it.customerID, g.validator.Shards)
-	if it.fault == nil {
-		it.fault = g.host.CheckTime(shard, it.event.GetTime().AsTime().UnixMilli())
+	if !ahead || !catchUp(ctx, g.nodes, g.host) {
+		return
 	}
-	return shard
+	for i := range items {
+		if it := &items[i]; it.ahead {
+			it.fault = g.checkTime(it)
+		}
+	}
+}
+
+func (g *Ingest) checkTime(it *item) *messages.Fault {
+	return g.host.CheckTime(it.shard, it.event.GetTime().AsTime().UnixMilli())
 }
 
 // publishAgain takes in events that were refused before: all of them, or, where one has a fault,
@@ -111,9 +135,10 @@ func (g *Ingest) publishAgain(ctx context.Context, items []item) (bad int, err e
 			it.event.Producer, it.event.Sequence = "", 0
 			size += int64(it.event.SizeVT())
 		}
-		if g.check(it); it.fault != nil {
-			return i, nil
-		}
+	}
+	g.check(ctx, items)
+	if i := slices.IndexFunc(items, func(it item) bool { return it.fault != nil }); i >= 0 {
+		return i, nil
 	}
 	if err := g.gate.enter(size); err != nil {
 		return -1, err
@@ -126,7 +151,7 @@ func (g *Ingest) publishAgain(ctx context.Context, items []item) (bad int, err e
 	return -1, err
 }
 
-func (g *Ingest) reject(answer *footfallv1.PublishResponse, index int, it *item) {
+func (g *Ingest) reject(answer *footfallv1.PublishResponse, index int, it *item, elsewhere *refusals) {
 	g.metrics.rejected(it.fault)
 	answer.Rejected = append(answer.Rejected, &footfallv1.Rejection{
 		Index:   uint32(index),
@@ -136,7 +161,10 @@ func (g *Ingest) reject(answer *footfallv1.PublishResponse, index int, it *item)
 	})
 	// Whoever waits for the event is to hear of it, where its names could be a real event's.
 	probe := footfallv1.Event{EventId: it.eventID, CustomerId: it.customerID}
-	if f := g.validator.Validate(&probe); f.Field != "event_id" && f.Field != "customer_id" {
+	if f := g.validator.Validate(&probe); f.Field == "event_id" || f.Field == "customer_id" {
+		return
+	}
+	if !elsewhere.note(g.nodes, it.shard, it.customerID, it.eventID, *it.fault) {
 		g.host.NoteRejected(it.customerID, it.eventID, *it.fault)
 	}
 }

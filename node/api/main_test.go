@@ -105,6 +105,10 @@ func (h *scripted) NoteRejected(customerID, eventID string, f messages.Fault) {
 	h.rejected[customerID+" "+eventID] = f
 }
 
+func (h *scripted) LastTick(int) string { return "" }
+
+func (h *scripted) LearnTick(string) bool { return false }
+
 func (h *scripted) Ask(_ context.Context, id string) (*actors.Answer, error) {
 	if h.panics {
 		panic("a bug")

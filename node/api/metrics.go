@@ -17,6 +17,7 @@ import (
 type Metrics struct {
 	query       *prometheus.HistogramVec
 	rejections  *prometheus.CounterVec
+	untold      prometheus.Counter
 	members     *prometheus.GaugeVec
 	panics      prometheus.Counter
 	rejectionOf map[string]prometheus.Counter
@@ -45,6 +46,10 @@ func NewMetrics(reg prometheus.Registerer, version string) (*Metrics, error) {
 			Name: "footfall_cluster_members",
 			Help: "Members of the cluster, by state.",
 		}, []string{"state"}),
+		untold: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "footfall_rejections_untold_total",
+			Help: "Refused events of which the owner could not be told: whoever waits for one there waits in vain.",
+		}),
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "footfall_api_panics_total",
 			Help: "Calls that ended in a panic: each is a bug, and is in the log.",
@@ -61,7 +66,7 @@ func NewMetrics(reg prometheus.Registerer, version string) (*Metrics, error) {
 	var err error
 	m.oip, err = oip.NewMetrics(reg)
 	errs = append(errs, err)
-	for _, c := range []prometheus.Collector{m.query, m.rejections, m.panics, info} {
+	for _, c := range []prometheus.Collector{m.query, m.rejections, m.untold, m.panics, info} {
 		errs = append(errs, reg.Register(c))
 	}
 	for _, reason := range rejectionReasons() {
