@@ -22,6 +22,7 @@ import (
 	"footfall/behavior"
 	"footfall/inference"
 	"footfall/messages"
+	"footfall/node/access"
 	"footfall/node/api"
 	"footfall/node/broker"
 	"footfall/node/config"
@@ -60,6 +61,7 @@ type Node struct {
 	scoring *scoring // nil without models
 	host    *guardedHost
 	members *members.Members // nil on a node on its own
+	access  *access.Access
 	api     *api.API
 	metrics *metrics
 	rates   *api.Rates
@@ -70,12 +72,7 @@ type Node struct {
 	started chan struct{}
 	settled settled
 	// clock is the cluster's, as upkeep has seen it last.
-	clock    atomic.Int32
-	calendar *behavior.Calendar
-	// lastLearned is the last day of which others have told that it has ended.
-	lastLearned atomic.Pointer[string]
-	// tooFar is the first instant, Unix milliseconds, that CheckTime found to lie too far ahead last.
-	tooFar atomic.Int64
+	clock atomic.Int32
 }
 
 // The states of a node.
@@ -90,7 +87,6 @@ var stateNames = [...]string{"joining", "active", "draining"}
 // New opens what a node needs. The caller runs it, or closes it.
 func New(o Options) (_ *Node, err error) {
 	n := &Node{cfg: o.Config, logger: o.Logger, now: o.Now, rates: &api.Rates{}, started: make(chan struct{})}
-	n.calendar = behavior.NewCalendar(o.Config.Location)
 	if n.now == nil {
 		n.now = time.Now
 	}
@@ -117,6 +113,9 @@ func New(o Options) (_ *Node, err error) {
 		}
 	}
 
+	if n.access, err = openAccess(n.cfg, n.now, n.logger, o.Registry); err != nil {
+		return nil, err
+	}
 	apiMetrics, err := api.NewMetrics(o.Registry, o.Version)
 	if err != nil {
 		return nil, err
@@ -178,7 +177,11 @@ func New(o Options) (_ *Node, err error) {
 			HTTPAddress: reached(n.cfg.HTTPAdvertise, n.httpListener),
 			GRPCAddress: reached(n.cfg.GRPCAdvertise, n.grpcListener),
 		},
-		Limits:      api.Limits{Message: n.cfg.MaxMessage, Ingest: n.cfg.IngestBudget, Query: n.cfg.QueryTimeout},
+		Limits: api.Limits{
+			Message: n.cfg.MaxMessage, Ingest: n.cfg.IngestBudget, Query: n.cfg.QueryTimeout,
+			Streams: uint32(n.cfg.Streams), Headers: n.cfg.HeaderTimeout,
+		},
+		Access:      n.access,
 		Host:        n.shardsHost(),
 		Cluster:     n.others(),
 		Models:      models,
@@ -295,19 +298,20 @@ func (n *Node) Run(ctx context.Context) error {
 	if n.members != nil {
 		g.Add(n.members.Run, func(error) { n.handOver(last.shards) })
 	}
-	g.Add(func() error { return served("HTTP", n.api.HTTP.Serve(n.httpListener)) }, func(error) {
+	g.Add(func() error { return served("HTTP", n.serveHTTP()) }, func(error) {
 		if err := n.api.HTTP.Shutdown(last.calls); err != nil {
 			n.logger.Warn("calls were cut off", "server", "http", "error", err)
 			_ = n.api.HTTP.Close() // they are cut off: nothing is left to report
 		}
 	})
-	g.Add(func() error { return served("gRPC", n.api.GRPC.Serve(n.grpcListener)) }, func(error) { n.stopGRPC(last.calls) })
+	g.Add(func() error { return served("gRPC", n.api.GRPC.Serve(n.access.Listen("grpc", n.grpcListener))) }, func(error) { n.stopGRPC(last.calls) })
 	if n.debugListener != nil {
 		debug := &http.Server{Handler: debugHandler(), ReadHeaderTimeout: 10 * time.Second}
 		g.Add(func() error { return served("debug", debug.Serve(n.debugListener)) }, func(error) { _ = debug.Close() })
 	}
 
 	background, stopBackground := context.WithCancel(context.Background())
+	g.Add(func() error { return n.access.Run(background) }, func(error) { stopBackground() })
 	g.Add(func() error { return n.upkeep(background) }, func(error) { stopBackground() })
 	g.Add(func() error { return n.retention(background) }, func(error) { stopBackground() })
 	if n.broker != nil {
@@ -335,9 +339,7 @@ func (n *Node) Run(ctx context.Context) error {
 	if n.debugListener != nil {
 		n.logger.Info("listening for debuggers", "address", n.debugListener.Addr().String())
 	}
-	if keys := n.cfg.Exposed(); len(keys) > 0 {
-		n.logger.Warn("other machines can reach this node, and nothing asks who calls", "keys", keys)
-	}
+	n.warnExposed()
 	for _, name := range n.cfg.Unknown {
 		n.logger.Warn("a variable of the environment names no key, and is ignored", "name", name)
 	}

@@ -3,8 +3,8 @@
 //
 // It is configured by one YAML file, the environment over it, and flags over both; --help
 // lists every key, --print-config shows what they come to. The first SIGINT or SIGTERM stops
-// it in order, a second one at once. Exit codes: 0 stopped in order, 1 failed or stopped at
-// once, 2 called or configured wrongly.
+// it in order, a second one at once. SIGHUP has it read tokens and certificates again. Exit
+// codes: 0 stopped in order, 1 failed or stopped at once, 2 called or configured wrongly.
 package main
 
 import (
@@ -123,6 +123,15 @@ func serve(ctx context.Context, cfg *config.Config, logger *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	again := make(chan os.Signal, 1)
+	signal.Notify(again, syscall.SIGHUP)
+	defer close(again)
+	defer signal.Stop(again)
+	go func() {
+		for range again {
+			n.Reload()
+		}
+	}()
 	return n.Run(ctx)
 }
 

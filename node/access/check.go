@@ -246,4 +246,3 @@ type addrOf string
 func (addrOf) Network() string { return "tcp" }
 
 func (a addrOf) String() string { return string(a) }
-

@@ -36,8 +36,10 @@ type Options struct {
 	Store Store
 	// Changed is told the other members after each change, where it is set. It must not block.
 	Changed func([]cluster.Member)
-	// Credentials of connections to other nodes; nil means that they are not encrypted.
-	Credentials credentials.TransportCredentials
+	// Credentials makes those of a connection to another node, whose name expected returns as the
+	// gossip has it by then, "" where it has none; nil credentials mean that it is not encrypted.
+	// May be nil.
+	Credentials func(expected func() string) credentials.TransportCredentials
 	Logger      *slog.Logger
 	Registry    prometheus.Registerer
 }
@@ -82,8 +84,9 @@ func New(ctx context.Context, o Options) (_ *Members, err error) {
 	m := &Members{
 		self: o.Self, store: o.Store, logger: o.Logger, incarnation: rand.Text(), changed: o.Changed,
 		over: make(chan struct{}), active: make(chan struct{}), asked: make(chan struct{}),
-		peers: newPeers(o.Credentials, o.Self.Version), leases: newLeases(o.Store, o.Databases, time.Now),
+		leases: newLeases(o.Store, o.Databases, time.Now),
 	}
+	m.peers = newPeers(o.Credentials, m.nameAt, o.Self.Version)
 	m.self.Incarnation, m.self.State = m.incarnation, cluster.MemberJoining
 	m.life, m.end = context.WithCancel(context.Background())
 	m.shards = newShards(m.life, o.Host, o.Store, m.self.Name, m.incarnation, m.self.Shards)
@@ -106,7 +109,7 @@ func New(ctx context.Context, o Options) (_ *Members, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return m, errors.Join(o.Registry.Register(m.loop), o.Registry.Register(m.gossip))
+	return m, o.Registry.Register(m.loop)
 }
 
 // observe is called by the loop.
@@ -229,6 +232,16 @@ func (m *Members) Members() []cluster.Member { return m.gossip.Members() }
 
 // Owners implements api.Cluster.
 func (m *Members) Owners() []string { return m.loop.Owners() }
+
+// nameAt is the name of the member whose gRPC is at an address; "" where none is known.
+func (m *Members) nameAt(address string) string {
+	for _, member := range m.gossip.Members() {
+		if member.GRPC == address {
+			return member.Name
+		}
+	}
+	return ""
+}
 
 // Conn implements api.Cluster.
 func (m *Members) Conn(address string) (grpc.ClientConnInterface, error) {

@@ -1,6 +1,7 @@
 package members
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -19,20 +20,25 @@ const largestAnswer = 256 << 20
 // peers keeps a connection to each member that was ever called, for as long as it is there.
 // Calls under way to one that has gone end with its connection.
 type peers struct {
-	options []grpc.DialOption
+	options     []grpc.DialOption
+	credentials func(address string) credentials.TransportCredentials
 
 	mu    sync.Mutex // guards what follows
 	conns map[string]*grpc.ClientConn
 }
 
-func newPeers(c credentials.TransportCredentials, version string) *peers {
-	if c == nil {
-		c = insecure.NewCredentials()
+func newPeers(secure func(expected func() string) credentials.TransportCredentials, nameAt func(address string) string, version string) *peers {
+	of := func(address string) credentials.TransportCredentials {
+		if secure != nil {
+			if c := secure(func() string { return nameAt(address) }); c != nil {
+				return c
+			}
+		}
+		return insecure.NewCredentials()
 	}
 	retry := backoff.DefaultConfig
 	retry.BaseDelay, retry.MaxDelay = 50*time.Millisecond, time.Second
-	return &peers{conns: map[string]*grpc.ClientConn{}, options: []grpc.DialOption{
-		grpc.WithTransportCredentials(c),
+	return &peers{conns: map[string]*grpc.ClientConn{}, credentials: of, options: []grpc.DialOption{
 		grpc.WithUserAgent("footfall-node/" + version),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: retry, MinConnectTimeout: time.Second}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 15 * time.Second, Timeout: 2 * time.Second}),
@@ -48,7 +54,7 @@ func (p *peers) conn(address string) (grpc.ClientConnInterface, error) {
 	if c, ok := p.conns[address]; ok {
 		return c, nil
 	}
-	c, err := grpc.NewClient(address, p.options...)
+	c, err := grpc.NewClient(address, append(slices.Clip(p.options), grpc.WithTransportCredentials(p.credentials(address)))...)
 	if err != nil {
 		return nil, err
 	}
