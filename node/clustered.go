@@ -36,6 +36,7 @@ func (n *Node) join(version string, reg prometheus.Registerer, m *api.Metrics) e
 	defer cancel()
 	identity := storage.Identity(n.cfg.Shards, n.cfg.Location, n.cfg.Currency)
 	var err error
+	others := n.elsewhere()
 	n.members, err = members.New(ctx, members.Options{
 		Self: cluster.Member{
 			Name:    n.cfg.Name,
@@ -56,10 +57,43 @@ func (n *Node) join(version string, reg prometheus.Registerer, m *api.Metrics) e
 		Store:     store,
 
 		Credentials: n.access.PeerCredentials,
-		Logger:      n.logger,
-		Registry:    reg,
+		Changed: func(all []cluster.Member) {
+			if others != nil {
+				others.set(all)
+			}
+		},
+		Logger:   n.logger,
+		Registry: reg,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	if others != nil {
+		others.member = n.members.Conn
+	}
+	if n.scoring != nil {
+		n.scoring.advertise = n.members.Advertise
+	}
+	return nil
+}
+
+// elsewhere is the way to devices of others; nil where nothing is scored.
+func (n *Node) elsewhere() *elsewhere {
+	switch {
+	case n.scoring != nil:
+		return n.scoring.others
+	case n.outsourced != nil:
+		return n.outsourced.elsewhere
+	default:
+		return nil
+	}
+}
+
+// endElsewhere ends what runs on other members, before the connections to them. It is idempotent.
+func (n *Node) endElsewhere() {
+	if e := n.elsewhere(); e != nil {
+		e.remotes.Close()
+	}
 }
 
 func rolesOf(roles config.Roles) (out cluster.Roles) {

@@ -59,6 +59,8 @@ type Node struct {
 	broker  *broker.Broker // nil where the log is not on one
 	storage *storage.Storage
 	scoring *scoring // nil without models
+	// outsourced is the scoring of a node without the role; nil where nobody could do it.
+	outsourced *outsourced
 	host    *guardedHost
 	members *members.Members // nil on a node on its own
 	access  *access.Access
@@ -142,8 +144,14 @@ func New(o Options) (_ *Node, err error) {
 		scorer actors.Scorer
 		models api.Models
 	)
-	if n.scoring != nil {
+	if n.outsourced, err = openOutsourced(n.cfg, n.logger, o.Registry); err != nil {
+		return nil, err
+	}
+	switch {
+	case n.scoring != nil:
 		scorer, models = n.scoring, n.scoring
+	case n.outsourced != nil:
+		scorer, models = n.outsourced, n.outsourced
 	}
 	host, err := actors.NewHost(actors.Config{
 		Node:            n.cfg.Name,
@@ -244,8 +252,12 @@ func (n *Node) Close() error {
 		defer cancel()
 		errs = append(errs, n.host.Stop(ctx))
 	}
+	n.endElsewhere()
 	if n.members != nil {
 		errs = append(errs, n.members.Close())
+	}
+	if n.outsourced != nil {
+		errs = append(errs, n.outsourced.Close())
 	}
 	if n.scoring != nil {
 		errs = append(errs, n.scoring.Close())
@@ -327,6 +339,7 @@ func (n *Node) Run(ctx context.Context) error {
 		if err := n.host.Stop(last.all); err != nil {
 			n.logger.Error("shards did not stop in order", "error", err)
 		}
+		n.endElsewhere()
 		if n.members != nil {
 			n.members.Leave()
 		}

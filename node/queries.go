@@ -3,8 +3,10 @@ package node
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"footfall/inference"
+	"footfall/inference/oip"
 	"footfall/node/api"
 )
 
@@ -44,31 +46,29 @@ func (q *queries) Serving() []*inference.Contract {
 // MaxRows implements oip.Backend.
 func (q *queries) MaxRows() int { return q.ask.MaxRows }
 
-// Score implements oip.Backend.
+// Score implements oip.Backend. What has come here from another node goes to no third one.
 func (q *queries) Score(ctx context.Context, r inference.Request) (inference.Scores, error) {
+	r.Local = true
 	return q.ask.Score(ctx, r)
 }
 
 // Explain implements api.Queries.
 func (q *queries) Explain(ctx context.Context, model string, features, sequence []float32) (*inference.Explanation, error) {
+	return explain(ctx, q, model, features, sequence)
+}
+
+// explain has the version of a model explained that serves.
+func explain(ctx context.Context, q oip.Backend, model string, features, sequence []float32) (*inference.Explanation, error) {
 	for again := true; ; again = false {
-		c := q.contract(model)
-		if c == nil {
+		serving := q.Serving()
+		i := slices.IndexFunc(serving, func(c *inference.Contract) bool { return c.Name == model })
+		if i < 0 {
 			return nil, &inference.NotServingError{Model: model}
 		}
-		e, err := inference.Explain(ctx, c, layout, features, sequence, q.ask.Score)
+		e, err := inference.Explain(ctx, serving[i], layout, features, sequence, q.Score)
 		// The version may have been replaced in between: then the new one is explained.
 		if _, gone := errors.AsType[*inference.NotServingError](err); !gone || !again {
 			return e, err
 		}
 	}
-}
-
-func (q *queries) contract(model string) *inference.Contract {
-	for _, c := range q.Serving() {
-		if c.Name == model {
-			return c
-		}
-	}
-	return nil
 }

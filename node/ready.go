@@ -42,6 +42,9 @@ func (n *Node) Ready() api.Readiness {
 		r.Reasons = append(r.Reasons, reasons...)
 		r.Notes = append(r.Notes, notes...)
 	}
+	if n.outsourced != nil {
+		r.Notes = append(r.Notes, n.outsourced.notes()...)
+	}
 	r.Ready = len(r.Reasons) == 0
 	return r
 }

@@ -37,6 +37,10 @@ type scoring struct {
 	pool atomic.Pointer[inference.Pool]
 	// queries are those of callers that wait.
 	queries queries
+	// others score what no device of this node takes; nil where there are no models.
+	others *elsewhere
+	// advertise is told the devices once they are known, where it is set.
+	advertise func(devices []string)
 }
 
 // openScoring looks what models there are. It returns nil where the node runs none.
@@ -69,6 +73,9 @@ func openScoring(cfg *config.Config, runner inference.Runner, logger *slog.Logge
 			Log:        logger,
 		},
 	}
+	if s.others, err = newElsewhere(cfg, s.registry, m, logger); err != nil {
+		return nil, err
+	}
 	s.queries.open()
 	return s, nil
 }
@@ -89,18 +96,26 @@ func (s *scoring) load(ctx context.Context) error {
 		s.config.System.Shutdown()
 		return err
 	}
+	s.others.feeds(p)
 	s.pool.Store(p)
+	if s.advertise != nil {
+		s.advertise(devices)
+	}
 	return nil
 }
 
 // Close ends the devices; no shard may offer rows any more.
 func (s *scoring) Close() error {
+	var err error
+	if s.others != nil {
+		err = s.others.Close()
+	}
 	p := s.pool.Load()
 	if p == nil {
-		return nil
+		return err
 	}
 	defer s.config.System.Shutdown()
-	return p.Close()
+	return errors.Join(err, p.Close())
 }
 
 // Score implements actors.Scorer.
@@ -113,6 +128,11 @@ func (s *scoring) Score(r *actors.ScoreRequest) bool {
 	case p == nil:
 		return false
 	}
+	return offer(p, r)
+}
+
+// offer gives a shard's rows to a pool.
+func offer(p *inference.Pool, r *actors.ScoreRequest) bool {
 	return p.Score(&inference.Request{
 		Rows: r.Rows, Features: r.Features, Sequences: r.Sequences,
 		Reply: func(answer inference.Reply) {
@@ -152,7 +172,16 @@ func (s *scoring) Segment(model, version string, value float32) string {
 	if s.missing != nil {
 		return ""
 	}
-	c := s.registry.Contract(model, version)
+	return segmentOf(s.registry, model, version, value)
+}
+
+// segmentOf names the segment that a score stands for, as a version's contract does; empty where
+// there is none.
+func segmentOf(contracts *inference.Registry, model, version string, value float32) string {
+	if contracts == nil {
+		return ""
+	}
+	c := contracts.Contract(model, version)
 	if c == nil {
 		return ""
 	}

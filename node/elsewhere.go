@@ -1,0 +1,295 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"footfall/actors"
+	"footfall/cluster"
+	"footfall/inference"
+	"footfall/inference/oip"
+	"footfall/messages/footfallv1"
+	"footfall/node/api"
+	"footfall/node/config"
+)
+
+// elsewhere is the way to devices that are not this node's: those of other members, and servers
+// that the configuration names. Rows go there by the Open Inference Protocol.
+//
+// Members come and go, and so do their devices; what follows them is [oip.Remotes].
+type elsewhere struct {
+	remotes *oip.Remotes
+	// member is the connection to a member's address; nil on a node on its own.
+	member func(address string) (grpc.ClientConnInterface, error)
+	// contracts are those that models.url has, where it can be read here.
+	contracts *inference.Registry
+
+	mu sync.Mutex // guards what follows
+	// outside are the connections to servers that are no members, by address.
+	outside map[string]*grpc.ClientConn
+	// listed is what members have said of their models, by name.
+	listed map[string][]*footfallv1.Model
+	pool   *inference.Pool
+	// targets are those that take requests, until there is a pool too.
+	targets []inference.Target
+}
+
+func newElsewhere(cfg *config.Config, contracts *inference.Registry, m *inference.Metrics, logger *slog.Logger) (*elsewhere, error) {
+	e := &elsewhere{contracts: contracts, outside: map[string]*grpc.ClientConn{}, listed: map[string][]*footfallv1.Model{}}
+	for _, address := range cfg.InferenceServers {
+		conn, err := dialOutside(address)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("inference.servers: %s: %w", address, err), e.Close())
+		}
+		e.outside[address] = conn
+	}
+	var err error
+	e.remotes, err = oip.NewRemotes(oip.RemotesConfig{
+		Layout: layout, Dial: e.dial, Changed: e.changed, Timeout: cfg.InferenceTimeout, Metrics: m, Log: logger,
+	})
+	if err != nil {
+		return nil, errors.Join(err, e.Close())
+	}
+	e.set(nil)
+	return e, nil
+}
+
+// dialOutside connects to a server that is no member, unencrypted.
+func dialOutside(address string) (*grpc.ClientConn, error) {
+	retry := backoff.DefaultConfig
+	retry.BaseDelay, retry.MaxDelay = 50*time.Millisecond, 5*time.Second
+	return grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithIdleTimeout(0),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: retry, MinConnectTimeout: time.Second}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)))
+}
+
+func (e *elsewhere) dial(address string) (grpc.ClientConnInterface, error) {
+	e.mu.Lock()
+	conn := e.outside[address]
+	e.mu.Unlock()
+	if conn != nil {
+		return conn, nil
+	}
+	if e.member == nil {
+		return nil, errors.New("it is no member")
+	}
+	return e.member(address)
+}
+
+// feeds has a pool use the devices.
+func (e *elsewhere) feeds(p *inference.Pool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.pool = p
+	p.SetRemote(e.targets)
+}
+
+// changed takes the devices that are in service.
+func (e *elsewhere) changed(targets []inference.Target) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.targets = targets
+	if e.pool != nil {
+		e.pool.SetRemote(targets)
+	}
+}
+
+// set names the members; those with devices are sent rows. It does not block.
+func (e *elsewhere) set(members []cluster.Member) {
+	var places []oip.Place
+	e.mu.Lock()
+	for _, address := range slices.Sorted(maps.Keys(e.outside)) {
+		places = append(places, oip.Place{Name: address, Address: address, Models: oip.ReadyModels(e.names)})
+	}
+	for _, m := range members {
+		hasDevices := len(m.Devices) > 0 || m.DevicesLeftOut > 0
+		if m.State == cluster.MemberActive && m.Roles&cluster.RoleInference != 0 && hasDevices && e.outside[m.GRPC] == nil {
+			places = append(places, oip.Place{Name: m.Name, Address: m.GRPC, Models: e.ask(m.Name)})
+		}
+	}
+	maps.DeleteFunc(e.listed, func(name string, _ []*footfallv1.Model) bool {
+		return !slices.ContainsFunc(places, func(p oip.Place) bool { return p.Name == name })
+	})
+	e.mu.Unlock()
+	e.remotes.Set(places)
+}
+
+// names are the models that a server which is no member is asked for.
+func (e *elsewhere) names() (names []string) {
+	if e.contracts == nil {
+		return nil
+	}
+	for _, m := range e.contracts.Models() {
+		if m.Err == nil {
+			names = append(names, m.Name)
+		}
+	}
+	return names
+}
+
+// ask returns how a member is asked for what it serves.
+func (e *elsewhere) ask(member string) func(context.Context, grpc.ClientConnInterface) ([]string, error) {
+	return func(ctx context.Context, conn grpc.ClientConnInterface) (names []string, err error) {
+		answer, err := footfallv1.NewAdminServiceClient(conn).ListModels(ctx, &footfallv1.ListModelsRequest{})
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range answer.GetModels() {
+			if slices.ContainsFunc(m.GetVersions(), serves) {
+				names = append(names, m.GetName())
+			}
+		}
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.listed[member] = answer.GetModels()
+		return names, nil
+	}
+}
+
+func serves(v *footfallv1.ModelVersion) bool { return v.GetState() == "serving" }
+
+// Close ends what is under way. The pool must not be used any more, or not take rows.
+func (e *elsewhere) Close() error {
+	if e.remotes != nil {
+		e.remotes.Close()
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var errs []error
+	for _, c := range e.outside {
+		errs = append(errs, c.Close())
+	}
+	clear(e.outside)
+	return errors.Join(errs...)
+}
+
+// outsourced is the scoring of a node that runs no models: others do.
+type outsourced struct {
+	*elsewhere
+	pool *inference.Pool
+	ask  inference.Queries
+}
+
+// openOutsourced returns nil where nobody could ever score for the node.
+func openOutsourced(cfg *config.Config, logger *slog.Logger, reg prometheus.Registerer) (_ *outsourced, err error) {
+	if cfg.Roles.Has(config.RoleInference) || !cfg.Clustered() && len(cfg.InferenceServers) == 0 {
+		return nil, nil
+	}
+	contracts, err := inference.OpenRegistry("file:"+cfg.ModelsDir, layout)
+	if err != nil {
+		logger.Info("models.url can't be read here: segments stay without a name, and servers that are no members are asked for nothing", "error", err)
+		contracts = nil
+	}
+	m, err := inference.NewMetrics(reg)
+	if err != nil {
+		return nil, err
+	}
+	o := &outsourced{}
+	o.pool, err = inference.StartPool(context.Background(), inference.PoolConfig{
+		NoDevices: true, Config: inference.Config{Metrics: m, Log: logger},
+	})
+	if err != nil {
+		return nil, err
+	}
+	rows := 16 * max(cfg.InferenceRows, actors.DefaultScoreRows)
+	o.ask = inference.Queries{Offer: o.pool.Score, Limit: rows / 2, MaxRows: rows / 4}
+	if o.elsewhere, err = newElsewhere(cfg, contracts, m, logger); err != nil {
+		return nil, errors.Join(err, o.pool.Close())
+	}
+	o.feeds(o.pool)
+	return o, nil
+}
+
+// Close ends what is under way; no shard may offer rows any more.
+func (o *outsourced) Close() error { return errors.Join(o.elsewhere.Close(), o.pool.Close()) }
+
+// Score implements actors.Scorer.
+func (o *outsourced) Score(r *actors.ScoreRequest) bool { return offer(o.pool, r) }
+
+// reasons tells what the node has to do without.
+func (o *outsourced) notes() (notes []string) {
+	up := false
+	for _, s := range o.remotes.Status() {
+		switch {
+		case s.State == inference.DeviceServing:
+			up = true
+		case s.Err != nil:
+			notes = append(notes, fmt.Sprintf("%s takes no rows: %v", s.Name, s.Err))
+		}
+	}
+	if !up {
+		notes = append(notes, "no member with devices is there: customers are not scored until one is")
+	}
+	return notes
+}
+
+// List implements api.Models: what a member has said that scores for this node.
+func (o *outsourced) List() []*footfallv1.Model {
+	for _, s := range o.remotes.Status() {
+		o.mu.Lock()
+		listed := o.listed[s.Name]
+		o.mu.Unlock()
+		if s.State == inference.DeviceServing && listed != nil {
+			return listed
+		}
+	}
+	return nil
+}
+
+// Segment implements api.Models.
+func (o *outsourced) Segment(model, version string, value float32) string {
+	return segmentOf(o.contracts, model, version, value)
+}
+
+// Devices implements api.Models.
+func (*outsourced) Devices() []string { return nil }
+
+// Queries implements api.Models.
+func (o *outsourced) Queries() api.Queries { return outsourcedQueries{o} }
+
+// outsourcedQueries passes on what callers ask the models.
+type outsourcedQueries struct{ *outsourced }
+
+// Ready implements oip.Backend.
+func (q outsourcedQueries) Ready() bool {
+	return slices.ContainsFunc(q.remotes.Status(), func(s inference.DeviceStatus) bool { return s.State == inference.DeviceServing })
+}
+
+// Serving implements oip.Backend: those that serve elsewhere and whose contract is known here.
+func (q outsourcedQueries) Serving() (all []*inference.Contract) {
+	if q.contracts == nil {
+		return nil
+	}
+	for _, m := range q.List() {
+		for _, v := range m.GetVersions() {
+			if c := q.contracts.Contract(m.GetName(), v.GetVersion()); c != nil && serves(v) {
+				all = append(all, c)
+			}
+		}
+	}
+	return all
+}
+
+// MaxRows implements oip.Backend.
+func (q outsourcedQueries) MaxRows() int { return q.ask.MaxRows }
+
+// Score implements oip.Backend.
+func (q outsourcedQueries) Score(ctx context.Context, r inference.Request) (inference.Scores, error) {
+	return q.ask.Score(ctx, r)
+}
+
+// Explain implements api.Queries.
+func (q outsourcedQueries) Explain(ctx context.Context, model string, features, sequence []float32) (*inference.Explanation, error) {
+	return explain(ctx, q, model, features, sequence)
+}
