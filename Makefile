@@ -75,7 +75,8 @@ bench: build ## the benchmarks as ratios against the limit in the same run; also
 	@bin/footfall bench --results bench/results.json
 
 .PHONY: cluster
-cluster: build rabbitmq-install postgres-install ## three nodes with RabbitMQ and PostgreSQL (and Prometheus, where it is installed), until Ctrl-C
+cluster: build rabbitmq-install postgres-install ## three nodes with RabbitMQ, PostgreSQL and Prometheus, until Ctrl-C
+	@scripts/servers.sh prometheus || echo "footfall: the cluster goes without Prometheus" >&2
 	@CGO_ENABLED=0 go build -o build/cluster ./deploy/local/cluster
 	@exec build/cluster $(if $(CLUSTER_DIR),--dir "$(CLUSTER_DIR)")
 

@@ -29,6 +29,7 @@ func main() {
 	flag.StringVar(&o.binary, "node", "bin/footfall-node", "the node's program")
 	flag.StringVar(&o.dir, "dir", "", "keep the servers' data there from run to run (default: a temporary folder)")
 	flag.StringVar(&o.models, "models", "./models", "the models that nodes run")
+	flag.StringVar(&o.rules, "prometheus", "./deploy/prometheus", "the configuration and rules of Prometheus")
 	flag.StringVar(&o.roles, "roles", "shards,inference", "what nodes do")
 	flag.IntVar(&o.port, "port", 8080, "of the first node's HTTP; the others follow, two apart; 0: any free ones")
 	flag.Parse()
@@ -42,8 +43,8 @@ func main() {
 }
 
 type options struct {
-	nodes, port                int
-	binary, dir, models, roles string
+	nodes, port                       int
+	binary, dir, models, roles, rules string
 }
 
 // more is how many nodes have a file to join later.
@@ -59,7 +60,7 @@ type running struct {
 
 	broker     *local.Broker
 	postgres   *local.Postgres
-	prometheus *local.Process
+	prometheus *prometheus
 	promAddr   string
 	nodes      []*node
 	temporary  bool
@@ -111,8 +112,10 @@ func (r *running) start(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := r.startPrometheus(); err != nil {
-		return err
+	if path, err := exec.LookPath("prometheus"); err == nil { // it is not needed
+		if r.prometheus, err = r.startPrometheus(ctx, path); err != nil {
+			return err
+		}
 	}
 	fmt.Fprintf(r.err, "footfall: starting %d nodes\n", r.options.nodes)
 	for _, n := range r.nodes[:r.options.nodes] {
@@ -168,7 +171,7 @@ func (r *running) prepare() (err error) {
 			return err
 		}
 	}
-	for _, path := range []*string{&r.dir, &r.models, &r.binary} {
+	for _, path := range []*string{&r.dir, &r.models, &r.binary, &r.rules} {
 		if *path, err = filepath.Abs(*path); err != nil {
 			return err
 		}
@@ -219,32 +222,6 @@ clock: driven
 	return os.WriteFile(n.file, []byte(text), 0o600)
 }
 
-// startPrometheus starts it where it is on PATH.
-func (r *running) startPrometheus() error {
-	path, err := exec.LookPath("prometheus")
-	if err != nil {
-		return nil //nolint:nilerr // it is not needed
-	}
-	var targets []string
-	for _, n := range r.nodes {
-		targets = append(targets, fmt.Sprintf("%q", n.http))
-	}
-	file := filepath.Join(r.dir, "prometheus.yml")
-	text := fmt.Sprintf(`global: {scrape_interval: 2s}
-scrape_configs:
-  - job_name: footfall
-    static_configs: [{targets: [%s]}]
-`, strings.Join(targets, ", "))
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		return err
-	}
-	r.prometheus, err = local.StartProcess(local.Command{
-		Title: "Prometheus", Path: path, Env: os.Environ(), Dir: r.dir, Log: r.log("prometheus"),
-		Args: []string{"--config.file=" + file, "--storage.tsdb.path=" + filepath.Join(r.dir, "prometheus"), "--web.listen-address=" + r.promAddr},
-	})
-	return err
-}
-
 // tell prints where everything is, and what can be tried.
 func (r *running) tell() {
 	fmt.Fprintf(r.out, "A cluster of %d nodes, until Ctrl-C\n\n", r.options.nodes)
@@ -282,6 +259,11 @@ func (r *running) watch(ctx context.Context) error {
 			}
 		})
 	}
+	if r.prometheus != nil {
+		for _, n := range r.nodes[r.options.nodes:] {
+			wg.Go(func() { r.prometheus.join(ctx, n) })
+		}
+	}
 	select {
 	case <-ctx.Done():
 		return nil
@@ -307,7 +289,7 @@ func (r *running) stop(ctx context.Context) error {
 		}
 	}
 	if r.prometheus != nil {
-		errs = append(errs, r.prometheus.Kill())
+		errs = append(errs, r.prometheus.process.Kill())
 	}
 	if r.broker != nil {
 		errs = append(errs, r.broker.Stop(ctx))
