@@ -14,8 +14,10 @@ type Event interface{ event() }
 type (
 	// MembersChanged is everybody whom gossip knows to be there, with or without this node.
 	MembersChanged struct{ Members []Member }
-	// PlacesRead are the members that keep their place, whether they are there or not.
-	PlacesRead struct{ Names []string }
+	// PlacesRead are the members that keep their place, whether they are there or not; and of
+	// those the ones whose lease ended a while ago, by the store's clock: they may be there, but
+	// do not get through to the store.
+	PlacesRead struct{ Names, Lapsed []string }
 	// Ready says that the node could serve shards: its log and its store answer, and it has
 	// tried to join.
 	Ready struct{}

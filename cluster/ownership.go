@@ -42,6 +42,9 @@ import (
 //  6. At most MaxDraining shards drain at once; the others serve until it is their turn. At
 //     most AcquiresPerTick are tried per tick: a node that is alone with its opinion does not
 //     burden the store.
+//  7. A member that gossip knows and the store does not hear is away: others stand in for it. Only
+//     a node whose own lease has held for a while judges so, since after an outage of the store
+//     every lease has lapsed, and all come back.
 type Ownership struct {
 	cfg OwnershipConfig
 
@@ -50,6 +53,7 @@ type Ownership struct {
 	told    bool // Drained was said
 	members map[string]Member
 	places  []string
+	lapsed  []string // there, but not for the store
 	present []string // of the placement
 	away    []string
 	owners  []string
@@ -73,8 +77,9 @@ type Ownership struct {
 // lease is this node's lease in one database.
 type lease struct {
 	until  time.Time
-	lapsed bool   // and the store has not said since what is still this node's
-	lapses uint64 // counts them
+	since  time.Time // it has not lapsed
+	lapsed bool      // and the store has not said since what is still this node's
+	lapses uint64    // counts them
 }
 
 // slot is what is known of one shard.
@@ -168,7 +173,10 @@ func (o *Ownership) Step(now time.Time, e Event) []Command {
 	case MembersChanged:
 		o.membersChanged(e.Members)
 	case PlacesRead:
-		o.places, o.dirty = nameSet(e.Names), true
+		o.places, o.lapsed, o.dirty = nameSet(e.Names), nil, true
+		if o.steady() {
+			o.lapsed = nameSet(slices.Clone(e.Lapsed))
+		}
 	case Ready:
 		o.ready = true
 	case DrainAsked:
@@ -215,6 +223,15 @@ func (o *Ownership) leasedAny() bool {
 	return slices.ContainsFunc(o.leases, func(l lease) bool { return o.now.Before(l.until) })
 }
 
+// steadyFor is how long a lease has to have held before a node believes that others have none:
+// by then all who come back after an outage of the store have renewed theirs.
+const steadyFor = 3 * time.Second
+
+// steady tells whether the node has had its lease for a while in every database.
+func (o *Ownership) steady() bool {
+	return !slices.ContainsFunc(o.leases, func(l lease) bool { return !o.now.Before(l.until) || o.now.Sub(l.since) < steadyFor })
+}
+
 // checkLeases notices lapses, before anything else is believed.
 func (o *Ownership) checkLeases() {
 	for i := range o.leases {
@@ -238,6 +255,9 @@ func (o *Ownership) leaseRenewed(until []time.Time) {
 	ask := o.now.Sub(o.verified) >= o.cfg.VerifyEvery
 	for i := range min(len(until), len(o.leases)) {
 		if l := &o.leases[i]; until[i].After(l.until) {
+			if !o.now.Before(l.until) {
+				l.since = o.now
+			}
 			l.until = until[i]
 			ask = ask || l.lapsed
 		}
@@ -305,6 +325,12 @@ func (o *Ownership) leaseLost() {
 
 func (o *Ownership) membersChanged(members []Member) {
 	o.dirty = true
+	// What the store said of one who was not there, or was another process, is no news of this one.
+	o.lapsed = slices.DeleteFunc(o.lapsed, func(name string) bool {
+		i := slices.IndexFunc(members, func(m Member) bool { return m.Name == name })
+		before, there := o.members[name]
+		return i >= 0 && (!there || before.Incarnation != members[i].Incarnation)
+	})
 	clear(o.members)
 	for _, m := range members {
 		o.members[m.Name] = m
@@ -325,9 +351,13 @@ func (o *Ownership) place() {
 		}
 	}
 	for name, m := range o.members {
-		if name != o.cfg.Name && m.Owns() {
-			add(name, m.State)
+		if name == o.cfg.Name || !m.Owns() {
+			continue
 		}
+		if _, lapsed := slices.BinarySearch(o.lapsed, name); lapsed && m.State == MemberActive {
+			m.State = MemberDraining // others stand in for one that drains, too
+		}
+		add(name, m.State)
 	}
 	if !o.cfg.NoShards {
 		add(o.cfg.Name, o.self)

@@ -36,8 +36,9 @@ type Leases interface {
 	// Owned returns the epochs of the shards that the incarnation has and that nobody took.
 	Owned(ctx context.Context, member, incarnation string) (map[int]uint64, error)
 	// Places returns the members whose place is kept: those with a lease, and those whose
-	// lease ended not long ago without having been given up.
-	Places(ctx context.Context) ([]string, error)
+	// lease ended not long ago without having been given up. lapsed are those of them whose lease
+	// should have been renewed a while ago.
+	Places(ctx context.Context) (kept, lapsed []string, err error)
 }
 
 // Gossip is who is there. See [Membership].
@@ -61,7 +62,7 @@ type ReconcilerConfig struct {
 	Incarnation string
 	// TTL is how long a lease lasts (1.5 s), RenewEvery how often it is renewed (TTL / 3).
 	TTL, RenewEvery time.Duration
-	// PlacesEvery is how often the store is asked whose places are kept (5 s).
+	// PlacesEvery is how often the store is asked whose places are kept (2 s).
 	PlacesEvery time.Duration
 	// Now must not go back, and should go on while the process is stopped.
 	Now    func() time.Time
@@ -79,7 +80,7 @@ func (c ReconcilerConfig) withDefaults() ReconcilerConfig {
 		c.RenewEvery = c.TTL / 3
 	}
 	if c.PlacesEvery == 0 {
-		c.PlacesEvery = 5 * time.Second
+		c.PlacesEvery = 2 * time.Second
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -356,7 +357,7 @@ func (r *Reconciler) readOwned(seq uint64) {
 func (r *Reconciler) readPlaces(ctx context.Context) {
 	for {
 		call, cancel := context.WithTimeout(ctx, r.cfg.PlacesEvery)
-		names, err := r.leases.Places(call)
+		kept, lapsed, err := r.leases.Places(call)
 		cancel()
 		switch {
 		case ctx.Err() != nil:
@@ -364,7 +365,7 @@ func (r *Reconciler) readPlaces(ctx context.Context) {
 		case err != nil:
 			r.logger.Warn("places of members not read", "error", err)
 		default:
-			r.post(queued{PlacesRead{names}, -1, 0})
+			r.post(queued{PlacesRead{kept, lapsed}, -1, 0})
 		}
 		if !pause(ctx, r.cfg.PlacesEvery) {
 			return

@@ -50,9 +50,9 @@ func (s *sharedStore) Owned(_ context.Context, member, incarnation string) (held
 	return held, err
 }
 
-func (s *sharedStore) Places(context.Context) (names []string, err error) {
-	err = s.with(func(st *simStore) error { names = st.places(); return nil })
-	return names, err
+func (s *sharedStore) Places(context.Context) (kept, lapsed []string, err error) {
+	err = s.with(func(st *simStore) error { kept, lapsed = st.places(); return nil })
+	return kept, lapsed, err
 }
 
 func (s *sharedStore) setDown(down bool) {

@@ -55,6 +55,7 @@ const (
 	simGossip   = 100 * time.Millisecond
 	simGone     = 1100 * time.Millisecond
 	simKeep     = 5 * time.Minute
+	simLate     = time.Second
 	simCheckAt  = 10 * time.Millisecond
 	simPromised = 3 * time.Second
 )
@@ -275,14 +276,18 @@ func (st *simStore) held(member, incarnation string) map[int]uint64 {
 	return out
 }
 
-// places are the members that had a lease not long ago.
-func (st *simStore) places() (out []string) {
+// places are the members that had a lease not long ago, and those that should have one.
+func (st *simStore) places() (kept, lapsed []string) {
 	for name, l := range st.leases {
-		if st.now().Sub(l.until) < simKeep {
-			out = append(out, name)
+		ago := st.now().Sub(l.until)
+		if ago < simKeep {
+			kept = append(kept, name)
+		}
+		if ago > simLate && ago < simKeep {
+			lapsed = append(lapsed, name)
 		}
 	}
-	return out
+	return kept, lapsed
 }
 
 // simNode is one process: a state machine, its gossip, its host.
@@ -402,10 +407,10 @@ func (n *simNode) renew() {
 }
 
 func (n *simNode) readPlaces() {
-	var places []string
-	n.ask(func() error { places = n.sim.store.places(); return nil }, func(err error) {
+	var kept, lapsed []string
+	n.ask(func() error { kept, lapsed = n.sim.store.places(); return nil }, func(err error) {
 		if err == nil {
-			n.step(PlacesRead{places})
+			n.step(PlacesRead{kept, lapsed})
 		}
 		n.after(2*time.Second, n.readPlaces)
 	})

@@ -99,9 +99,9 @@ func route[T any](ctx context.Context, r *router, shard int, here func(context.C
 			}
 			pause = pauseLeast // it is gone within moments
 		case l.Coming:
-			next, err := r.Wait(ctx, shard)
+			next, err := r.wait(ctx, shard, last)
 			if err != nil {
-				return none, notServed(shard, err)
+				return none, err
 			}
 			l = next
 			continue
@@ -136,6 +136,30 @@ func route[T any](ctx context.Context, r *router, shard int, here func(context.C
 		}
 		pause = min(2*pause, pauseMost)
 		l = r.Locate(shard)
+	}
+}
+
+// waitForwarded bounds how long a call that was passed on waits for a shard to be here: it may be
+// that this node does not get through to the store, and another has the shard by now.
+const waitForwarded = time.Second
+
+// wait returns once the shard is here or is not coming here. A call that was passed on waits for a
+// while, and goes back to who passed it on: that one looks again.
+func (r *router) wait(ctx context.Context, shard int, last bool) (cluster.Location, error) {
+	patience := ctx
+	if last {
+		var cancel context.CancelFunc
+		patience, cancel = context.WithTimeout(ctx, waitForwarded)
+		defer cancel()
+	}
+	l, err := r.Wait(patience, shard)
+	switch {
+	case err == nil:
+		return l, nil
+	case ctx.Err() == nil:
+		return l, l.Err()
+	default:
+		return l, notServed(shard, err)
 	}
 }
 

@@ -22,6 +22,10 @@ type Store interface {
 // than any restart should take.
 const placeKept = 10 * time.Minute
 
+// lateAfter is how long a lease has been over before its member counts as one that does not get
+// through to the store.
+const lateAfter = time.Second
+
 // leases keeps this member's lease, and remembers since when it has not been sure of it.
 type leases struct {
 	Store
@@ -58,14 +62,18 @@ func (l *leases) Renew(ctx context.Context, member, incarnation string, ttl time
 }
 
 // Places implements cluster.Leases.
-func (l *leases) Places(ctx context.Context) (members []string, err error) {
+func (l *leases) Places(ctx context.Context) (kept, lapsed []string, err error) {
 	all, err := l.Leases(ctx)
 	for _, lease := range all {
-		if lease.Left > -placeKept {
-			members = append(members, lease.Member)
+		if lease.Left <= -placeKept {
+			continue
+		}
+		kept = append(kept, lease.Member)
+		if lease.Left < -lateAfter {
+			lapsed = append(lapsed, lease.Member)
 		}
 	}
-	return members, err
+	return kept, lapsed, err
 }
 
 // held reports whether the lease holds in every database.

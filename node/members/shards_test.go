@@ -215,7 +215,8 @@ func TestLeases(t *testing.T) {
 	now = now.Add(100 * time.Millisecond)
 	require.Equal(t, 350*time.Millisecond, l.stale(0))
 
-	places, err := l.Places(t.Context())
+	kept, lapsed, err := l.Places(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, []string{"a", "b"}, places)
+	require.Equal(t, []string{"a", "b"}, kept)
+	require.Equal(t, []string{"b"}, lapsed)
 }
