@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/text"
@@ -31,6 +32,8 @@ type app struct {
 	now      func() time.Time
 
 	node   string
+	ca     string
+	token  string
 	output string
 
 	// started is set once flags and arguments have been accepted: errors before it are of usage.
@@ -87,7 +90,15 @@ func (a *app) explain(ctx context.Context, err error) string {
 		return oneLine(err.Error())
 	}
 	switch s.Code() {
+	case codes.Unauthenticated:
+		return fmt.Sprintf("%s: give one with --token or FOOTFALL_TOKEN", oneLine(s.Message()))
 	case codes.Unavailable:
+		switch text := s.Message(); {
+		case strings.Contains(text, "x509:"):
+			return fmt.Sprintf("the node at %s is not believed (%s): name its CA with --ca", a.node, oneLine(text))
+		case strings.Contains(text, "error reading server preface"):
+			return fmt.Sprintf("what answers at %s does not speak as expected (%s): a node with TLS is named as https://HOST:PORT", a.node, oneLine(text))
+		}
 		return fmt.Sprintf("no node is ready at %s (%s): start one with 'footfall node', or name another with --node", a.node, oneLine(s.Message()))
 	case codes.DeadlineExceeded:
 		return fmt.Sprintf("the node at %s took too long: look at 'footfall shards' and try again", a.node)

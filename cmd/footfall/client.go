@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 
 	"footfall/messages/footfallv1"
 )
@@ -23,12 +22,15 @@ const maxMessage = 256 << 20
 
 // dial prepares a connection to the node that --node names. It does not wait for it.
 func (a *app) dial() (*client, error) {
-	conn, err := grpc.NewClient(a.node,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+	target, doors, err := a.doors()
+	if err != nil {
+		return nil, err
+	}
+	conn, err := grpc.NewClient(target, append(doors,
 		grpc.WithUserAgent("footfall/"+version),
 		grpc.WithUnaryInterceptor(withDeadline),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
-	)
+	)...)
 	if err != nil {
 		return nil, usagef("--node %s: it is host:port: %v", a.node, err)
 	}

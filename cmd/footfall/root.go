@@ -29,6 +29,9 @@ Start with 'footfall demo': one node, fed with a year of retail.`,
 			if a.output != "table" && a.output != "json" {
 				return usagef("--output %s: it is table or json", a.output)
 			}
+			if a.token == "" {
+				a.token = a.getenv("FOOTFALL_TOKEN")
+			}
 			a.started = true
 			return nil
 		},
@@ -41,7 +44,10 @@ Start with 'footfall demo': one node, fed with a year of retail.`,
 		node = v
 	}
 	flags := root.PersistentFlags()
-	flags.StringVar(&a.node, "node", node, "gRPC address of a node (FOOTFALL_NODE)")
+	flags.StringVar(&a.node, "node", node, "gRPC address of a node, https://HOST:PORT where it has TLS (FOOTFALL_NODE)")
+	flags.StringVar(&a.ca, "ca", a.getenv("FOOTFALL_CA"), "CA of the node's certificate, a file; without it the machine's (FOOTFALL_CA)")
+	// Not as the default: --help would show it.
+	flags.StringVar(&a.token, "token", "", "token for the node, or @FILE (FOOTFALL_TOKEN)")
 	flags.StringVarP(&a.output, "output", "o", "table", "how to print: table or json")
 	root.AddGroup(
 		&cobra.Group{ID: groupRun, Title: "Run:"},
@@ -61,7 +67,7 @@ Start with 'footfall demo': one node, fed with a year of retail.`,
 	add(groupRun, a.demoCommand(), a.nodeCommand())
 	add(groupFeed, a.replayCommand(), a.publishCommand())
 	add(groupAsk, a.customerCommand(), a.featuresCommand(), a.modelsCommand())
-	add(groupKeep, a.clusterCommand(), a.shardsCommand(), a.planCommand(), a.healthCommand(), a.deadlettersCommand(), a.verifyCommand(), a.benchCommand(), a.versionCommand())
+	add(groupKeep, a.clusterCommand(), a.shardsCommand(), a.planCommand(), a.healthCommand(), a.deadlettersCommand(), a.verifyCommand(), a.benchCommand(), a.tokenCommand(), a.certsCommand(), a.gossipKeyCommand(), a.versionCommand())
 	return root
 }
 
