@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -75,11 +76,14 @@ func Open(ctx context.Context, o Options) (_ *Broker, err error) {
 	}
 	topology := rabbitmq.Topology{Identity: o.Identity, Retention: o.Retention}
 	connection := rabbitmq.Options{URL: o.URL, Files: o.Files, Client: "footfall " + o.Node, Logger: o.Logger, Metrics: metrics}
-	if b.log, err = openLog(ctx, rabbitmq.LogOptions{Connection: connection, Topology: topology}); err != nil {
+	b.log, err = once(ctx, o.Logger, func() (*rabbitmq.Log, error) {
+		return rabbitmq.OpenLog(ctx, rabbitmq.LogOptions{Connection: connection, Topology: topology})
+	})
+	if err != nil {
 		return nil, fmt.Errorf("log.url: %w", err)
 	}
 	connection.Name = "bridge"
-	if b.conn, err = rabbitmq.Open(ctx, connection); err != nil {
+	if b.conn, err = once(ctx, o.Logger, func() (*rabbitmq.Conn, error) { return rabbitmq.Open(ctx, connection) }); err != nil {
 		return nil, err
 	}
 	if b.put, err = rabbitmq.NewPublisher(ctx, b.conn, rabbitmq.PublisherOptions{Name: "dead", Logger: o.Logger, Metrics: metrics}); err != nil {
@@ -93,32 +97,35 @@ func Open(ctx context.Context, o Options) (_ *Broker, err error) {
 // tryEvery is how often a broker is tried that does not listen yet.
 const tryEvery = 500 * time.Millisecond
 
-// openLog opens the log once its broker is there. Whatever else is wrong does not get better.
-func openLog(ctx context.Context, o rabbitmq.LogOptions) (*rabbitmq.Log, error) {
+// once opens something of a broker once that is there. Whatever else is wrong does not get better.
+func once[T any](ctx context.Context, logger *slog.Logger, open func() (T, error)) (T, error) {
 	t := time.NewTicker(tryEvery)
 	defer t.Stop()
 	for first := true; ; first = false {
-		log, err := rabbitmq.OpenLog(ctx, o)
+		opened, err := open()
 		if !starting(err) {
-			return log, err
+			return opened, err
 		}
 		if first {
-			o.Connection.Logger.Warn("the broker is not there yet", "reason", err)
+			logger.Warn("the broker is not there yet", "reason", err)
 		}
 		select {
 		case <-t.C:
 		case <-ctx.Done():
-			return nil, err
+			return opened, err
 		}
 	}
 }
 
-// starting says that an error is one of a broker that starts: it does not listen yet, or has not
-// found all of its queues, and then says of one that is declared that there is none.
+// starting says that an error is one of a broker that starts or ends: it does not listen, or what
+// stands before it closes the connection for it; it takes its leave; or it has not found all of its
+// queues yet, and then says of one that is declared that there is none.
 func starting(err error) bool {
-	op, network := errors.AsType[*net.OpError](err)
+	if op, network := errors.AsType[*net.OpError](err); network {
+		return op.Op == "dial"
+	}
 	reply, answered := errors.AsType[*amqp.Error](err)
-	return network && op.Op == "dial" || answered && reply.Code == amqp.NotFound
+	return answered && slices.Contains([]int{amqp.NotFound, amqp.FrameError, amqp.ConnectionForced, amqp.ErrClosed.Code}, reply.Code)
 }
 
 // Log is the log on streams.
