@@ -43,6 +43,11 @@ type spec struct {
 	Shards           int
 	// GRPC and Gossip are where it listens; any free ports by default.
 	GRPC, Gossip string
+	// Models is where the models are; with it the node has devices, and all of them answer Score.
+	Models string
+	Score  float32
+	// Servers are the outside servers of a node.
+	Servers []string
 }
 
 func (s spec) config() *config.Config {
@@ -57,11 +62,20 @@ func (s spec) config() *config.Config {
 	c.Clock = footfallv1.ClockMode_CLOCK_MODE_DRIVEN
 	c.CheckpointInterval = time.Second
 	c.DrainTimeout = 20 * time.Second
+	c.InferenceServers = s.Servers
+	c.ModelsDir = s.Models
+	if s.Score != 0 {
+		c.Roles = config.Roles{config.RoleInference}
+	}
 	return c
 }
 
 func (s spec) node(logger *slog.Logger, reg *prometheus.Registry) (*node.Node, error) {
-	return node.New(node.Options{Config: s.config(), Version: "v-test", Logger: logger, Registry: reg})
+	o := node.Options{Config: s.config(), Version: "v-test", Logger: logger, Registry: reg}
+	if s.Score != 0 {
+		o.Runner = steady(s.Score)
+	}
+	return node.New(o)
 }
 
 // child is a node in a process of its own, for a test to kill. It ends with its parent: its
