@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"footfall/actors"
+	"footfall/behavior"
 	"footfall/cluster"
 	"footfall/messages"
 	"footfall/messages/footfallv1"
@@ -229,13 +230,48 @@ type sharedHost struct {
 	node *Node
 }
 
-// CheckTime refuses nothing of which another node knows more: the owner's fold looks again. A
-// tick that was just driven may not have been read here yet.
-func (h *sharedHost) CheckTime(shard int, timeMS int64) *messages.Fault {
-	if h.node.clock.Load() != int32(footfallv1.ClockMode_CLOCK_MODE_WALL) || !h.node.members.Locate(shard).Here {
+// CheckTime refuses an event that lies too far past the last day that this node knows to have
+// ended in any shard: days end in all of them. It may not have heard of the last one yet, which
+// whoever refuses events makes sure of: see LearnTick. The owner's fold looks again.
+func (h *sharedHost) CheckTime(_ int, timeMS int64) *messages.Fault {
+	if timeMS < h.node.tooFar.Load() {
 		return nil
 	}
-	return h.guardedHost.CheckTime(shard, timeMS)
+	limit, fault := actors.CheckTime(h.node.calendar, h.ended(), timeMS)
+	h.node.tooFar.Store(limit)
+	return fault
+}
+
+// wallSkew is how much earlier a day may end by the clock of another node.
+const wallSkew = 5 * time.Minute
+
+// ended is the last day that has ended, empty where none is known. Under the clock of the wall a
+// day that is over by this node's clock is over.
+func (h *sharedHost) ended() string {
+	last := h.node.learned()
+	for shard := range h.node.cfg.Shards {
+		last = max(last, h.LastTick(shard)) // ISO dates sort as text
+	}
+	if last != "" && h.node.clock.Load() == int32(footfallv1.ClockMode_CLOCK_MODE_WALL) {
+		today := h.node.calendar.DayOf(h.node.now().Add(wallSkew))
+		last = max(last, behavior.FormatDate(today-1))
+	}
+	return last
+}
+
+// LearnTick takes a day that has ended, as who drives the clock says.
+func (h *sharedHost) LearnTick(date string) {
+	if date > h.ended() {
+		h.node.lastLearned.Store(&date)
+	}
+}
+
+// learned is the last day of which others have told.
+func (n *Node) learned() string {
+	if date := n.lastLearned.Load(); date != nil {
+		return *date
+	}
+	return ""
 }
 
 // Clock is the clock as a shard that works here has folded it.

@@ -61,12 +61,12 @@ type Node struct {
 	scoring *scoring // nil without models
 	// outsourced is the scoring of a node without the role; nil where nobody could do it.
 	outsourced *outsourced
-	host    *guardedHost
-	members *members.Members // nil on a node on its own
-	access  *access.Access
-	api     *api.API
-	metrics *metrics
-	rates   *api.Rates
+	host       *guardedHost
+	members    *members.Members // nil on a node on its own
+	access     *access.Access
+	api        *api.API
+	metrics    *metrics
+	rates      *api.Rates
 
 	httpListener, grpcListener, debugListener net.Listener
 
@@ -74,7 +74,12 @@ type Node struct {
 	started chan struct{}
 	settled settled
 	// clock is the cluster's, as upkeep has seen it last.
-	clock atomic.Int32
+	clock    atomic.Int32
+	calendar *behavior.Calendar
+	// lastLearned is the last day of which others have told that it has ended.
+	lastLearned atomic.Pointer[string]
+	// tooFar is the first instant, Unix milliseconds, that CheckTime found to lie too far ahead last.
+	tooFar atomic.Int64
 }
 
 // The states of a node.
@@ -89,6 +94,7 @@ var stateNames = [...]string{"joining", "active", "draining"}
 // New opens what a node needs. The caller runs it, or closes it.
 func New(o Options) (_ *Node, err error) {
 	n := &Node{cfg: o.Config, logger: o.Logger, now: o.Now, rates: &api.Rates{}, started: make(chan struct{})}
+	n.calendar = behavior.NewCalendar(o.Config.Location)
 	if n.now == nil {
 		n.now = time.Now
 	}

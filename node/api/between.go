@@ -90,13 +90,10 @@ func (r *refusals) tell(ctx context.Context, nodes *router, m *Metrics) {
 	wg.Wait()
 }
 
-// catchUp learns of days that have ended and that this node has not heard of, and reports whether
-// there are any. A day is over for all shards once the tick was answered, and then the owner of
+// catchUp learns of days that have ended and that this node has not heard of. It reports whether it
+// was told: by a node of an older version it is not. A day is over for all shards once the tick was answered, and then the owner of
 // the clock's shard knows; others read it in their own shards, a little later.
 func catchUp(ctx context.Context, nodes *router, host Host) bool {
-	if nodes == nil {
-		return false
-	}
 	ctx, cancel := context.WithTimeout(ctx, askWithin)
 	defer cancel()
 	r, err := route(ctx, nodes, clockShard,
@@ -106,5 +103,8 @@ func catchUp(ctx context.Context, nodes *router, host Host) bool {
 		func(ctx context.Context, conn grpc.ClientConnInterface) (*footfallv1.GetLastTickResponse, error) {
 			return footfallv1.NewNodeServiceClient(conn).GetLastTick(ctx, &footfallv1.GetLastTickRequest{})
 		})
-	return err == nil && host.LearnTick(r.GetDate())
+	if err == nil {
+		host.LearnTick(r.GetDate())
+	}
+	return err == nil
 }

@@ -18,10 +18,9 @@ type Host interface {
 	CheckTime(shard int, timeMS int64) *messages.Fault
 	NoteRejected(customerID, eventID string, f messages.Fault)
 	// LastTick is the newest day whose end was appended to a shard's log or read in it, empty
-	// for none. LearnTick is told of a day that has ended in all shards, and reports whether
-	// CheckTime did not know.
+	// for none. LearnTick is told of a day that has ended in all shards, for CheckTime to know.
 	LastTick(shard int) string
-	LearnTick(date string) bool
+	LearnTick(date string)
 
 	Ask(ctx context.Context, customerID string) (*actors.Answer, error)
 	AskMany(ctx context.Context, ids []string) ([]*actors.Answer, error)

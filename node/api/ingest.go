@@ -107,12 +107,17 @@ func (g *Ingest) check(ctx context.Context, items []item) {
 			ahead = ahead || it.ahead
 		}
 	}
-	if !ahead || !catchUp(ctx, g.nodes, g.host) {
+	if !ahead || g.nodes == nil {
 		return
 	}
+	sure := catchUp(ctx, g.nodes, g.host)
 	for i := range items {
-		if it := &items[i]; it.ahead {
+		switch it := &items[i]; {
+		case !it.ahead:
+		case sure:
 			it.fault = g.checkTime(it)
+		default:
+			it.fault = nil
 		}
 	}
 }

@@ -107,7 +107,7 @@ func (h *scripted) NoteRejected(customerID, eventID string, f messages.Fault) {
 
 func (h *scripted) LastTick(int) string { return "" }
 
-func (h *scripted) LearnTick(string) bool { return false }
+func (h *scripted) LearnTick(string) {}
 
 func (h *scripted) Ask(_ context.Context, id string) (*actors.Answer, error) {
 	if h.panics {
