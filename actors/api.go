@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"footfall/behavior"
 	"footfall/messages"
 	"footfall/messages/footfallv1"
@@ -40,6 +42,8 @@ type Config struct {
 
 	Now    func() time.Time
 	Logger *slog.Logger
+	// Tracer makes the spans of calls and messages that are traced; nil means that there are none.
+	Tracer trace.Tracer
 	// Metrics observes the shards; nil means nobody does.
 	Metrics *Metrics
 }

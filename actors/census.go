@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-
 )
 
 // census counts the customers of a shard by what models say of them, and by how long ago they
@@ -181,4 +180,3 @@ func collectCensus(statuses []Status, meaning func(model, version string) Meanin
 		}
 	}
 }
-

@@ -16,6 +16,8 @@ type memLog struct {
 	mu      sync.Mutex
 	shards  map[int][]messages.Record
 	changed chan struct{}
+	// forgetTraces is set of a log that has no room for traces.
+	forgetTraces bool
 }
 
 func newMemLog() *memLog {
@@ -30,6 +32,9 @@ func (l *memLog) Append(_ context.Context, shard int, records []messages.Record)
 		r.Offset = first + uint64(i)
 		r.Body = slices.Clone(r.Body)
 		r.Sum = messages.RecordSum(r.Type, r.Body)
+		if l.forgetTraces {
+			r.TraceParent = ""
+		}
 		l.shards[shard] = append(l.shards[shard], r)
 	}
 	close(l.changed)

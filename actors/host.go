@@ -24,6 +24,8 @@ type Host struct {
 	system *actor.ActorSystem
 	shards []*shard
 
+	handed handed
+
 	stop     context.CancelFunc
 	stopOnce sync.Once
 	stopErr  error
@@ -92,7 +94,7 @@ func NewHost(cfg Config, log Log, store Store, scorer Scorer) (*Host, error) {
 		s := &shard{
 			id: id, cfg: &h.cfg, log: log, store: store, scorer: scorer, cal: cal,
 			logger: h.cfg.Logger.With("shard", id), root: h.system.Root,
-			poison: map[messages.Position]string{}, residents: newResidents(),
+			poison: map[messages.Position]string{}, residents: newResidents(), handed: &h.handed,
 		}
 		s.status = Status{Shard: id}
 		s.pid = h.system.Root.Spawn(actor.PropsFromProducer(func() actor.Actor { return s }))
@@ -269,12 +271,15 @@ func (s *shard) query(ctx context.Context, ids []string) ([]*Answer, error) {
 		return nil, &BusyError{s.id}
 	}
 	defer s.queries.Add(-1)
+	span := s.beginQuery(ctx, len(ids))
 	reply := make(chan answers, 1)
 	s.send(&ask{ids, reply})
 	select {
 	case a := <-reply:
+		end(span, a.err)
 		return a.found, a.err
 	case <-ctx.Done():
+		end(span, ctx.Err())
 		return nil, ctx.Err()
 	}
 }
@@ -329,7 +334,7 @@ func (h *Host) Append(ctx context.Context, shard int, events []*footfallv1.Event
 	if len(events) == 0 {
 		return nil
 	}
-	now := h.cfg.Now().UnixMilli()
+	now, count := h.cfg.Now().UnixMilli(), len(events)
 	var records []messages.Record
 	for len(events) > 0 {
 		n, size := 0, 0
@@ -346,10 +351,12 @@ func (h *Host) Append(ctx context.Context, shard int, events []*footfallv1.Event
 		events = events[n:]
 	}
 	began := h.cfg.Now()
+	ctx, span := h.beginAppend(ctx, shard, count, records)
 	err := h.log.Append(ctx, shard, records)
 	if h.cfg.Metrics != nil && err == nil {
-		h.cfg.Metrics.append.Observe(h.cfg.Now().Sub(began).Seconds())
+		observeTraced(h.cfg.Metrics.append, h.cfg.Now().Sub(began).Seconds(), traceOf(span))
 	}
+	end(span, err)
 	return err
 }
 

@@ -117,7 +117,7 @@ func (s *shard) foldSome() {
 		}
 		b.checked = false
 		b.folding = true
-		err := s.fold.record(rec, s)
+		err := s.foldRecord(rec)
 		b.folding = false
 		if err != nil {
 			s.fail(err)
@@ -141,7 +141,8 @@ func (s *shard) foldSome() {
 	if s.cfg.Metrics != nil {
 		took := s.cfg.Now().Sub(began)
 		s.heat.busy += took
-		s.cfg.Metrics.apply.Observe(took.Seconds())
+		observeTraced(s.cfg.Metrics.apply, took.Seconds(), s.exemplar)
+		s.exemplar = ""
 	}
 }
 

@@ -10,9 +10,9 @@ import (
 // Metrics are the series of the shards. They are read from each shard's status as they are
 // scraped, so that they cost nothing in between, and only owned shards have any.
 type Metrics struct {
-	apply   prometheus.Histogram
-	append  prometheus.Histogram
-	handoff prometheus.Histogram
+	apply    prometheus.Histogram
+	append   prometheus.Histogram
+	handoff  prometheus.Histogram
 	business business
 	// duplicates and newer count what this process did, whichever shards it had.
 	duplicates, newer prometheus.Counter

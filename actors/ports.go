@@ -68,6 +68,8 @@ type ScoreRequest struct {
 	Features []float32
 	// Sequences has Rows × 10 × 5 values, as behavior.Sequence orders them.
 	Sequences []float32
+	// Context holds the span under which the rows are scored; nil where they are not traced.
+	Context context.Context //nolint:containedctx // it is the request's, which waits in queues
 	// Reply is called once, from any goroutine, and must not block.
 	Reply func(ScoreReply)
 }

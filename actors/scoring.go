@@ -3,6 +3,8 @@ package actors
 import (
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"footfall/messages"
 	"footfall/messages/footfallv1"
 )
@@ -32,6 +34,11 @@ type scoring struct {
 	// recovered are customers that the checkpoint listed as unscored.
 	recovered []string
 
+	// pushed and taken count what went into the queue and came out; traced are the records whose
+	// customers are in it, and that are traced.
+	pushed, taken uint64
+	traced        []traced
+
 	// hand is the clock hand of eviction: see evict.
 	hand int
 }
@@ -43,6 +50,7 @@ type scoreJob struct {
 	times    []int64
 	position messages.Position
 	request  ScoreRequest
+	spans    []trace.Span
 }
 
 type scored struct {
@@ -84,6 +92,7 @@ func (s *shard) unscored(slot uint32, c cell) {
 	}
 	c.set(flagUnscored)
 	s.scoring.queue = append(s.scoring.queue, slot)
+	s.scoring.pushed++
 }
 
 // sweep lets a customer be scored unless all its scores are of after the tick already.
@@ -161,6 +170,9 @@ func (s *shard) nextJob() *scoreJob {
 		Sequences: make([]float32, n*sequence),
 		Reply:     func(r ScoreReply) { s.send(&scored{job, r}) },
 	}
+	if len(c.traced) > 0 {
+		s.beginScores(job)
+	}
 	now := s.cfg.Now().UnixMilli()
 	for i, slot := range job.slots {
 		cell := s.residents.at(slot)
@@ -192,12 +204,14 @@ func (c *scoring) take(s *shard) []uint32 {
 		}
 		if s.residents.at(slot).has(flagScoring) {
 			c.queue = append(c.queue, slot)
+			c.pushed++
 			continue
 		}
 		s.residents.at(slot).unset(flagUnscored)
 		slots = append(slots, slot)
 	}
 	c.head += n
+	c.taken += uint64(n)
 	// The queue moves to the front of its memory once half of that is behind its head.
 	if c.head >= len(c.queue)/2 {
 		c.queue, c.head = c.queue[:copy(c.queue, c.queue[c.head:])], 0
@@ -242,10 +256,14 @@ func (s *shard) asOf(lastEvent, now int64) int64 {
 // scored keeps what the scorer said.
 func (s *shard) scored(m *scored) {
 	if m.job.life != s.life {
+		endScores(m.job, &m.reply)
 		return
 	}
 	c := &s.scoring
 	c.inFlight--
+	if len(m.job.spans) > 0 {
+		defer endScores(m.job, &m.reply)
+	}
 	if m.reply.Err != nil {
 		s.logger.Warn("scoring failed", "rows", m.job.request.Rows, "error", m.reply.Err)
 		c.retryAt = s.cfg.Now().Add(time.Second)

@@ -91,6 +91,10 @@ type shard struct {
 	window time.Duration
 	census census
 	heat   heat
+	// handed are the traces that the log cannot carry; exemplar is that of a record folded since
+	// the time of folding was observed, "" for none.
+	handed   *handed
+	exemplar string
 	// touched keeps what is only read from being optimised away.
 	touched uint64
 

@@ -32,6 +32,9 @@ type Record struct {
 	// Time is the writer's clock at append, Unix milliseconds. It serves retention only:
 	// nothing of it enters the fold.
 	Time int64
+	// TraceParent is the trace that the record belongs to, as [HeaderTraceParent] has it, "" for
+	// none. A log keeps it where it has room for it, and it counts for nothing else.
+	TraceParent string
 	// Sum is RecordSum of type and body.
 	Sum  uint32
 	Body []byte

@@ -30,6 +30,9 @@ type bridgeSession struct {
 	flights []flight
 	recent  recentPieces
 
+	// parent is the trace of the message at work: what it becomes goes on with it.
+	parent string
+
 	// leaving is why no more messages are taken.
 	leaving leaving
 }
@@ -174,6 +177,7 @@ func (s *bridgeSession) take(d *amqp.Delivery) {
 	s.b.enter(BridgeActive)
 	s.out = s.b.split.split(source{contentType: d.ContentType, encoding: d.ContentEncoding, name: d.Type, body: d.Body})
 	s.pieces, s.rejects = 0, 0
+	s.parent, _ = d.Headers[messages.HeaderTraceParent].(string)
 	if !s.recent.add(d.DeliveryTag, s.out.pieces) {
 		// That those before it are gone from the queue is known when another channel gets it first.
 		s.out, s.leaving = &split{}, renewing
@@ -211,7 +215,9 @@ func (s *bridgeSession) send(ctx context.Context) error {
 }
 
 func (s *bridgeSession) sendPiece(ctx context.Context, p *piece) error {
-	r := messages.Record{Type: messages.BatchRecord, FromNode: true, Origin: p.origin, Time: s.b.o.Now().UnixMilli(), Body: p.body}
+	r := messages.Record{
+		Type: messages.BatchRecord, FromNode: true, Origin: p.origin, Time: s.b.o.Now().UnixMilli(), TraceParent: s.parent, Body: p.body,
+	}
 	msg := publishing(&r, s.b.o.Conn.User())
 	return s.publish(ctx, p.shard, "", s.b.o.Topology.StreamName(p.shard), &msg)
 }

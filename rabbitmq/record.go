@@ -37,6 +37,10 @@ func parseRecord(d *amqp.Delivery, node string, r *messages.Record) {
 			}
 		}
 	}
+	r.TraceParent = ""
+	if len(d.Headers) > 1 {
+		r.TraceParent, _ = d.Headers[messages.HeaderTraceParent].(string)
+	}
 	r.Time = 0
 	if !d.Timestamp.IsZero() {
 		r.Time = d.Timestamp.UnixMilli()
@@ -79,6 +83,12 @@ func publishing(r *messages.Record, node string) amqp.Publishing {
 	}
 	if r.Origin != (messages.Origin{}) {
 		p.Headers = amqp.Table{HeaderOrigin: r.Origin[:]}
+	}
+	if r.TraceParent != "" {
+		if p.Headers == nil {
+			p.Headers = amqp.Table{}
+		}
+		p.Headers[messages.HeaderTraceParent] = r.TraceParent
 	}
 	if r.Time != 0 {
 		p.Timestamp = time.UnixMilli(r.Time)

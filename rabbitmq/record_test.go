@@ -90,7 +90,7 @@ func FuzzRecord(f *testing.F) {
 	f.Add(uint8(1), true, int64(5000), []byte("0123456789abcdef"), []byte("body"), "application/json", "gzip", "shop")
 	f.Add(uint8(4), false, int64(0), []byte{}, []byte{}, "", "", "")
 	f.Fuzz(func(t *testing.T, typ uint8, fromNode bool, ms int64, origin, body []byte, content, encoding, user string) {
-		r := messages.Record{Type: messages.RecordType(typ % 5), FromNode: fromNode, Time: ms / 1000 % 1e12 * 1000, Body: body}
+		r := messages.Record{Type: messages.RecordType(typ % 5), FromNode: fromNode, Time: ms / 1000 % 1e12 * 1000, TraceParent: user, Body: body}
 		copy(r.Origin[:], origin)
 		p := publishing(&r, "node")
 		require.NoError(t, checkMessage("", "stream", &p))
@@ -109,10 +109,11 @@ func FuzzRecord(f *testing.F) {
 
 		// Whatever others publish is some record, and never from a node.
 		d = amqp.Delivery{
-			Headers: amqp.Table{HeaderOrigin: origin, headerOffset: content}, ContentType: content, ContentEncoding: encoding, Type: user, UserId: user, Body: body,
+			Headers: amqp.Table{HeaderOrigin: origin, headerOffset: content, messages.HeaderTraceParent: user}, ContentType: content, ContentEncoding: encoding, Type: user, UserId: user, Body: body,
 		}
 		parseRecord(&d, "node", &have)
 		require.Equal(t, user == "node", have.FromNode)
+		require.Equal(t, user, have.TraceParent)
 		require.LessOrEqual(t, have.Type, messages.JSONRecord)
 		require.True(t, bytes.Equal(body, have.Body))
 		_, ok := offsetOf(&d)
