@@ -216,7 +216,7 @@ func (e *echoScorer) Score(r *ScoreRequest) bool {
 		for i := range values {
 			values[i] = r.Features[i*features]
 		}
-		r.Reply(ScoreReply{Err: err, Models: []ModelScores{{"churn_risk", "1", values}, {"purchase_prediction", "3", values}}})
+		r.Reply(ScoreReply{Err: err, Models: []ModelScores{{Model: "churn_risk", Version: "1", Values: values}, {Model: "purchase_prediction", Version: "3", Values: values}}})
 	}()
 	return true
 }

@@ -149,6 +149,7 @@ func (s *shard) restore(m *footfallv1.CheckpointMeta) error {
 	s.unknown = slices.Clone(m.ProtoReflect().GetUnknown())
 	s.checkpoint.savedNext = m.GetNextOffset()
 	s.models.refs = m.GetModels()
+	s.scoring.versions = versionsOf(m.GetServing())
 	s.customers = m.GetCustomers()
 	s.complete = s.customers == 0
 	s.noteTick(s.fold.lastTick, s.fold.ticked)

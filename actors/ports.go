@@ -68,6 +68,8 @@ type ScoreRequest struct {
 	Features []float32
 	// Sequences has Rows × 10 × 5 values, as behavior.Sequence orders them.
 	Sequences []float32
+	// Customers has for each row a hash of its customer's ID, by which shares of customers are cut.
+	Customers []uint64
 	// Context holds the span under which the rows are scored; nil where they are not traced.
 	Context context.Context //nolint:containedctx // it is the request's, which waits in queues
 	// Reply is called once, from any goroutine, and must not block.
@@ -78,10 +80,16 @@ type ScoreRequest struct {
 type ScoreReply struct {
 	Models []ModelScores
 	Err    error
+	// Whole is set where Models names every version whose scores customers are to have, of those
+	// models that it names at all.
+	Whole bool
 }
 
-// ModelScores is one model's answer: a value for each row, in their order.
+// ModelScores is one version's answer: a value for each row, in their order. A second one of the
+// same model stands in place of the one before, for its Rows.
 type ModelScores struct {
 	Model, Version string
 	Values         []float32
+	// Rows are the numbers of the rows that Values are of; nil means all.
+	Rows []uint32
 }

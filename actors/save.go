@@ -131,7 +131,7 @@ func (s *shard) jittered() time.Duration {
 }
 
 func (s *shard) meta() *footfallv1.CheckpointMeta {
-	m := &footfallv1.CheckpointMeta{Customers: s.customers, Models: slices.Clone(s.models.refs)}
+	m := &footfallv1.CheckpointMeta{Customers: s.customers, Models: slices.Clone(s.models.refs), Serving: s.scoring.versions.refs()}
 	s.fold.meta(m)
 	m.ProtoReflect().SetUnknown(s.unknown)
 	m.Unscored, m.Sweeping = s.scoring.unscoredIDs(s)

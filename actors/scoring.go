@@ -1,8 +1,10 @@
 package actors
 
 import (
+	"slices"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
 	"go.opentelemetry.io/otel/trace"
 
 	"footfall/messages"
@@ -38,6 +40,12 @@ type scoring struct {
 	// customers are in it, and that are traced.
 	pushed, taken uint64
 	traced        []traced
+
+	// versions are by model those whose scores customers are to have, as the scorer said last.
+	// Where it no longer names one, customers may have scores of it: a sweep replaces them, and
+	// until turned there is no second one for that reason.
+	versions versions
+	turned   time.Time
 
 	// hand is the clock hand of eviction: see evict.
 	hand int
@@ -102,7 +110,8 @@ func (s *shard) sweep(slot uint32) {
 	scores := cell.scores()
 	fresh := len(scores) > 0 && !s.scoring.all
 	for at := 0; at < len(scores); at += scoreBytes {
-		fresh = fresh && getScore(scores[at:]).time >= tick
+		score := getScore(scores[at:])
+		fresh = fresh && score.time >= tick && !s.scoring.versions.replaced(s.models, score.model)
 	}
 	if !fresh {
 		s.unscored(slot, cell)
@@ -168,6 +177,7 @@ func (s *shard) nextJob() *scoreJob {
 		Rows:      n,
 		Features:  make([]float32, n*features),
 		Sequences: make([]float32, n*sequence),
+		Customers: make([]uint64, n),
 		Reply:     func(r ScoreReply) { s.send(&scored{job, r}) },
 	}
 	if len(c.traced) > 0 {
@@ -177,6 +187,7 @@ func (s *shard) nextJob() *scoreJob {
 	for i, slot := range job.slots {
 		cell := s.residents.at(slot)
 		cell.set(flagScoring)
+		job.request.Customers[i] = xxhash.Sum64(cell.id())
 		rec := cell.record()
 		job.times[i] = s.asOf(rec.Lifetime().LastEvent, now)
 		rec.Features32(job.times[i], s.cal, job.request.Features[i*features:(i+1)*features])
@@ -275,6 +286,9 @@ func (s *shard) scored(m *scored) {
 		return
 	}
 	c.retryAt = time.Time{}
+	if m.reply.Whole {
+		s.versionsServe(m.reply.Models)
+	}
 	var scratch [8 * scoreBytes]byte
 	numbers := make([]uint16, len(m.reply.Models))
 	for j, model := range m.reply.Models {
@@ -288,8 +302,16 @@ func (s *shard) scored(m *scored) {
 		}
 		scores := append(scratch[:0], cell.scores()...)
 		for j := range m.reply.Models {
+			model := &m.reply.Models[j]
+			value := i
+			if model.Rows != nil {
+				var chosen bool
+				if value, chosen = slices.BinarySearch(model.Rows, uint32(i)); !chosen {
+					continue
+				}
+			}
 			scores = s.models.merge(scores, packedScore{
-				model: numbers[j], value: m.reply.Models[j].Values[i], epoch: uint32(s.epoch),
+				model: numbers[j], value: model.Values[value], epoch: uint32(s.epoch),
 				position: m.job.position, time: m.job.times[i],
 			})
 		}

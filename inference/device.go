@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
-
-	"footfall/messages/footfallv1"
 )
 
 // Config is what a device is made of.
@@ -43,6 +41,18 @@ type Config struct {
 	// on. It must not block.
 	Failed func(*DeviceError)
 
+	// Plan says which versions serve.
+	Plan Plan
+	// Fetch, where set, returns the folder of a version: Version.Dir unless set. Beside a
+	// [*FetchError], which may pass, its errors are for good.
+	Fetch func(ctx context.Context, model string, v Version) (dir string, err error)
+	// Loading, where set, is told before a version is loaded; done after it, whatever came of it
+	// but the end of the process.
+	Loading func(model string, v Version) (done func(), err error)
+
+	// Probe has a version answer rows like those of its training before it serves.
+	Probe bool
+
 	// Clock is the machine's unless set.
 	Clock Clock
 	// Metrics go to no registry unless set.
@@ -51,7 +61,7 @@ type Config struct {
 	Log *slog.Logger
 
 	// scored, where set, counts the rows of each version over the lives of all devices.
-	scored map[*Contract]*atomic.Uint64
+	scored *sync.Map // *atomic.Uint64 by *Contract
 }
 
 var deviceForm = regexp.MustCompile(`^(CPU|GPU):[0-9]{1,3}$`)
@@ -168,9 +178,15 @@ type Device struct {
 	done     chan struct{}
 	closeErr error
 
-	// loaded and failures are written by Start alone.
-	loaded   *servingSet
-	failures map[*Contract]error
+	// loaded is the set that serves, which the actor stores.
+	loaded atomic.Pointer[servingSet]
+	// retiring are versions being closed.
+	retiring sync.WaitGroup
+
+	// applying is held while what serves is changed.
+	applying sync.Mutex
+	// failures are by contract why a version could not be loaded here.
+	failures sync.Map
 }
 
 // Start loads the models of the registry onto the device and opens it. A model that can't
@@ -181,15 +197,15 @@ func Start(ctx context.Context, config Config) (*Device, error) {
 		return nil, err
 	}
 	d := &Device{
-		Config:   config,
-		layout:   config.Registry.Layout(),
-		series:   config.Metrics.device(config.Device),
-		work:     make(chan *batch, config.InFlight),
-		ended:    make(chan struct{}),
-		done:     make(chan struct{}),
-		failures: make(map[*Contract]error),
+		Config: config,
+		layout: config.Registry.Layout(),
+		series: config.Metrics.device(config.Device),
+		work:   make(chan *batch, config.InFlight),
+		ended:  make(chan struct{}),
+		done:   make(chan struct{}),
 	}
-	if err := d.load(ctx); err != nil {
+	set, err := d.prepare(ctx, config.Registry, config.Plan)
+	if err != nil {
 		return nil, errors.Join(err, d.unload())
 	}
 	for range d.InFlight {
@@ -201,61 +217,12 @@ func Start(ctx context.Context, config Config) (*Device, error) {
 		})
 	}
 	// A fault of the actor's own leaves its state as it is: nothing else has the requests.
-	g := &gatherer{device: d, set: d.loaded, credit: countedRows}
+	g := &gatherer{device: d, credit: countedRows}
+	g.swap(set)
 	d.pid = d.System.Root.SpawnPrefix(
 		actor.PropsFromProducer(func() actor.Actor { return g }, actor.WithGuardian(actor.RestartingSupervisorStrategy())),
 		"inference-"+d.Device+"-")
 	return d, nil
-}
-
-// load makes the set of versions that serve: of each model the highest that loads.
-func (d *Device) load(ctx context.Context) error {
-	d.loaded = &servingSet{}
-	for _, m := range d.Registry.Models() {
-		if m.Err != nil {
-			d.Log.Error("model can't be served", "model", m.Name, "device", d.Device, "error", m.Err)
-			continue
-		}
-		for _, v := range m.Versions {
-			if err := ctx.Err(); err != nil {
-				return fmt.Errorf("inference: loading models: %w", context.Cause(ctx))
-			}
-			err := v.Err
-			if err == nil {
-				var s *serving
-				if s, err = d.loadVersion(ctx, v); err == nil {
-					d.loaded.models = append(d.loaded.models, s)
-					d.Log.Info("model serves", "model", m.Name, "version", v.Name, "device", d.Device)
-					break
-				}
-				d.failures[v.Contract] = err
-			}
-			d.Log.Error("model version can't be served", "model", m.Name, "version", v.Name, "device", d.Device, "error", err)
-		}
-	}
-	d.loaded.tallies = tallies(d.loaded.models, d.layout, d.Metrics)
-	return nil
-}
-
-// loadVersion loads a version and runs it once at either end of its batch sizes, so that
-// neither the first customer pays for what the library does at a first run, nor a model
-// serves that can't.
-func (d *Device) loadVersion(ctx context.Context, v Version) (*serving, error) {
-	session, err := d.Runner.Load(ctx, v.Dir, v.Contract, d.Device)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", v.Dir, err)
-	}
-	s := newServing(v.Contract, session, d)
-	if rows := d.scored[v.Contract]; rows != nil {
-		s.rows = rows
-	}
-	for _, rows := range []int{1, d.MaxRows} {
-		if err := s.warm(rows); err != nil {
-			return nil, errors.Join(fmt.Errorf("%s: warm-up with %d rows: %w", v.Dir, rows, err), session.Close())
-		}
-	}
-	s.series = d.Metrics.model(v.Contract, d.Device)
-	return s, nil
 }
 
 // Name is the device's: "CPU:0".
@@ -329,55 +296,13 @@ func (d *Device) Close() error {
 
 // unload closes the sessions and deletes the device's series.
 func (d *Device) unload() error {
+	d.retiring.Wait()
 	var errs []error
-	for _, s := range d.loaded.models {
-		if err := s.session.Close(); err != nil {
-			errs = append(errs, fmt.Errorf("inference: closing %s %s: %w", s.contract.Name, s.version, err))
+	if set := d.loaded.Load(); set != nil {
+		for _, s := range set.models {
+			errs = append(errs, d.close(s))
 		}
-		d.Metrics.dropModel(s.contract, d.Device)
 	}
 	d.Metrics.dropDevice(d.Device)
 	return errors.Join(errs...)
-}
-
-// The states of a version, as [Device.Models] shows them.
-const (
-	stateServing = "serving"
-	stateFailed  = "failed"
-	stateIdle    = "idle"
-)
-
-// Models tells of every model and version in the registry how it stands on this device.
-func (d *Device) Models() []*footfallv1.Model {
-	var all []*footfallv1.Model
-	for _, m := range d.Registry.Models() {
-		view := &footfallv1.Model{Name: m.Name}
-		if m.Err != nil {
-			view.Versions = append(view.Versions, &footfallv1.ModelVersion{State: stateFailed, Error: m.Err.Error()})
-		}
-		for _, v := range m.Versions {
-			view.Versions = append(view.Versions, d.version(v))
-		}
-		all = append(all, view)
-	}
-	return all
-}
-
-func (d *Device) version(v Version) *footfallv1.ModelVersion {
-	view := &footfallv1.ModelVersion{Version: v.Name, State: stateIdle}
-	err := v.Err
-	if c := v.Contract; c != nil {
-		view.Description, view.Evaluation = c.Description, c.Evaluation
-		err = d.failures[c]
-	}
-	if err != nil {
-		view.State, view.Error = stateFailed, err.Error()
-		return view
-	}
-	for _, s := range d.loaded.models {
-		if s.contract == v.Contract {
-			view.State, view.Traffic, view.Device, view.Rows = stateServing, 1, d.Device, s.rows.Load()
-		}
-	}
-	return view
 }

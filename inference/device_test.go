@@ -157,7 +157,7 @@ func (a *asked) take() []Reply {
 }
 
 func wantScores(values ...float32) Reply {
-	return Reply{Models: []Scores{{Model: "dense", Version: "1", Values: values}, {Model: "lstm", Version: "1", Values: values}}}
+	return Reply{Models: []Scores{{Model: "dense", Version: "1", Values: values}, {Model: "lstm", Version: "1", Values: values}}, Whole: true}
 }
 
 // gate is a fake's run that waits to be let go, and tells of the rows of each batch.
@@ -362,7 +362,7 @@ func TestDeviceFaultyValues(t *testing.T) {
 		var scoreErr *ScoreError
 		require.ErrorAs(t, replies[0].Err, &scoreErr)
 		require.Equal(t, "inference: dense 1 on CPU:0, row 1: output purchase_7d: NaN is not finite\ninference: lstm 1 on CPU:0, row 1: output purchase_7d: NaN is not finite", replies[0].Err.Error())
-		require.Equal(t, []Reply{{Models: wantScores(.3, .4).Models[:1]}}, half.take())
+		require.Equal(t, []Reply{{Models: wantScores(.3, .4).Models[:1], Whole: true}}, half.take())
 		require.NoError(t, testutil.GatherAndCompare(f.reg, strings.NewReader(`
 # HELP footfall_inference_errors_total Requests that a model gave no usable values for, by reason.
 # TYPE footfall_inference_errors_total counter
@@ -469,7 +469,7 @@ func TestDeviceSegments(t *testing.T) {
 			pass(2 * time.Millisecond)
 			reply := a.take()[0]
 			if want == "" {
-				require.Equal(t, Reply{Models: []Scores{{Model: "segments", Version: "1", Values: []float32{value}}}}, reply)
+				require.Equal(t, Reply{Models: []Scores{{Model: "segments", Version: "1", Values: []float32{value}}}, Whole: true}, reply)
 			} else {
 				require.ErrorContains(t, reply.Err, want)
 			}
@@ -505,7 +505,7 @@ func TestDeviceLoads(t *testing.T) {
 		var a asked
 		require.True(t, f.Score(request(a.reply, .1)))
 		pass(2 * time.Millisecond)
-		require.Equal(t, []Reply{{Models: []Scores{{Model: "dense", Version: "2", Values: []float32{.1}}}}}, a.take())
+		require.Equal(t, []Reply{{Models: []Scores{{Model: "dense", Version: "2", Values: []float32{.1}}}, Whole: true}}, a.take())
 
 		models := f.Models()
 		require.Len(t, models, 3)
@@ -658,7 +658,7 @@ func TestInputsAreCounted(t *testing.T) {
 			}
 		}
 		require.Equal(t, want, have)
-		require.Len(t, f.loaded.tallies, 4, "twins are counted together")
+		require.Len(t, f.loaded.Load().tallies, 4, "twins are counted together")
 		require.NoError(t, f.Close())
 	})
 }

@@ -20,6 +20,8 @@ type (
 	watch struct{}
 	// batchDone gives a batch back.
 	batchDone struct{ batch *batch }
+	// swap has the next batches run with another set.
+	swap struct{ set *servingSet }
 	// closing is the last message that comes from outside.
 	closing struct{}
 )
@@ -44,6 +46,8 @@ type gatherer struct {
 	device *Device
 	// set is what the next batch is run with.
 	set *servingSet
+	// retired are those before it that batches still have.
+	retired []*servingSet
 
 	waiting []waiting
 	rows    int
@@ -92,11 +96,15 @@ func (g *gatherer) Receive(ctx actor.Context) {
 		g.look()
 	case batchDone:
 		g.device.running.Add(-int64(m.batch.rows))
+		m.batch.set.users--
 		m.batch.reset()
+		g.release()
 		g.spare = append(g.spare, m.batch)
 		g.running = slices.DeleteFunc(g.running, func(b *batch) bool { return b == m.batch })
 		g.cut()
 		g.end(ctx)
+	case swap:
+		g.swap(m.set)
 	case *refusal:
 		m.request.Reply(Reply{Err: m.err})
 	case closing:
@@ -137,6 +145,7 @@ func (g *gatherer) take() *batch {
 		b = &batch{device: g.device}
 	}
 	b.set = g.set
+	b.set.users++
 	n := 0
 	for n < len(g.waiting) && (n == 0 || b.rows+g.waiting[n].request.Rows <= g.device.MaxRows) {
 		b.add(g.waiting[n].request)
@@ -210,6 +219,9 @@ func (g *gatherer) look() {
 			wait = min(wait, left)
 			continue
 		}
+		if c := b.trying.Load(); c != nil {
+			c.hung()
+		}
 		hang := d.hang.Load()
 		if hang == nil {
 			hang = &DeviceError{Device: d.Device, Reason: FaultHang, Whole: true, Err: fmt.Errorf("a run takes longer than %v", d.RunTimeout)}
@@ -229,6 +241,35 @@ func (g *gatherer) look() {
 	if len(g.running) > 0 {
 		g.watch(wait)
 	}
+}
+
+// swap has the next batch run with another set. Versions that are in no set any more which a
+// batch has are closed: at once, or when the last of these batches comes back.
+func (g *gatherer) swap(set *servingSet) {
+	for _, s := range set.models {
+		s.sets++
+	}
+	if g.set != nil {
+		g.retired = append(g.retired, g.set)
+	}
+	g.set = set
+	g.device.loaded.Store(set)
+	g.release()
+}
+
+// release lets go of the sets that no batch has any more.
+func (g *gatherer) release() {
+	g.retired = slices.DeleteFunc(g.retired, func(old *servingSet) bool {
+		if old.users > 0 {
+			return false
+		}
+		for _, s := range old.models {
+			if s.sets--; s.sets == 0 {
+				g.device.retire(s)
+			}
+		}
+		return true
+	})
 }
 
 // drain answers everything that waits.

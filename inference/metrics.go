@@ -23,6 +23,8 @@ type Metrics struct {
 	failures *prometheus.CounterVec
 	retried  *prometheus.CounterVec
 	remote   *prometheus.CounterVec
+
+	loads *prometheus.CounterVec
 }
 
 // NewMetrics registers the metrics of this package. reg may be nil: then nobody sees them.
@@ -79,16 +81,22 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 			Help: "Rows that another member, or an outside server, has scored for this node.",
 		}, []string{"device"}),
 	}
+	m.loads = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "footfall_model_load_failures_total",
+		Help: "Times that a version of a model could not be loaded, or failed the rows that it is tried with.",
+	}, []string{"model"})
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.rows, m.batchRows, m.seconds, m.queueRows, m.refused, m.errors, m.input, m.quality, m.up, m.failures, m.retried, m.remote} {
+	for _, c := range []prometheus.Collector{m.rows, m.batchRows, m.seconds, m.queueRows, m.refused, m.errors, m.input, m.quality, m.up, m.failures, m.retried, m.remote, m.loads} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}
 	}
 	return m, nil
 }
+
+func (m *Metrics) loadFailed(model string) { m.loads.WithLabelValues(model).Inc() }
 
 // Reasons for which a request gets no values from a model.
 const (

@@ -6,12 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"footfall/messages/footfallv1"
 )
 
 // Target takes requests for one device: a [Device] of this process, or what stands for one of
@@ -98,6 +95,10 @@ type Pool struct {
 	remote atomic.Pointer[[]*life]
 	naming sync.Mutex // held while that changes
 
+	// goal is what should serve.
+	goal atomic.Pointer[goal]
+	// applying is held while that changes.
+	applying sync.Mutex
 	// settling is held while a life enters service.
 	settling sync.Mutex
 	// fruitless is until when, in nanoseconds, nobody is tried again for single models: the
@@ -125,14 +126,8 @@ func StartPool(ctx context.Context, config PoolConfig) (*Pool, error) {
 		return nil, err
 	}
 	p := &Pool{PoolConfig: config}
-	p.scored = make(map[*Contract]*atomic.Uint64)
-	for _, m := range p.registered() {
-		for _, v := range m.Versions {
-			if v.Contract != nil {
-				p.scored[v.Contract] = new(atomic.Uint64)
-			}
-		}
-	}
+	p.scored = new(sync.Map)
+	p.goal.Store(&goal{p.Registry, p.Plan})
 	p.ctx, p.stop = context.WithCancel(context.WithoutCancel(ctx))
 	tried := make(chan bool, len(p.Devices))
 	for _, name := range p.Devices {
@@ -181,7 +176,7 @@ func (p *Pool) registered() []Model {
 	if p.NoDevices {
 		return nil
 	}
-	return p.Registry.Models()
+	return p.goal.Load().registry.Models()
 }
 
 // Score offers a request, as [Device.Score] does: false means that no device has room. Where
@@ -275,7 +270,7 @@ func (p *Pool) Status() []DeviceStatus {
 func (p *Pool) Serving() []*Contract {
 	var best *Device
 	for _, l := range p.inService() {
-		if best == nil || l.device.loaded.compare(best.loaded) > 0 {
+		if best == nil || l.device.loaded.Load().compare(best.loaded.Load()) > 0 {
 			best = l.device
 		}
 	}
@@ -296,86 +291,52 @@ func (p *Pool) inService() []*life {
 	return all
 }
 
-// Models tells of every model and version how it stands: serving where any device serves it.
-func (p *Pool) Models() []*footfallv1.Model {
-	lives := p.inService()
-	var all []*footfallv1.Model
-	for _, m := range p.registered() {
-		view := &footfallv1.Model{Name: m.Name}
-		if m.Err != nil {
-			view.Versions = append(view.Versions, &footfallv1.ModelVersion{State: stateFailed, Error: m.Err.Error()})
-		}
-		for _, v := range m.Versions {
-			view.Versions = append(view.Versions, p.version(v, lives))
-		}
-		all = append(all, view)
-	}
-	return all
-}
-
-// version joins what the devices say of a version.
-func (p *Pool) version(v Version, lives []*life) *footfallv1.ModelVersion {
-	var view *footfallv1.ModelVersion
-	var on []string
-	for _, l := range lives {
-		one := l.device.version(v)
-		if one.GetState() == stateServing {
-			on = append(on, l.device.Device)
-		}
-		if view == nil || one.GetState() == stateServing && view.GetState() != stateServing {
-			view = one
-		}
-	}
-	if view == nil {
-		view = &footfallv1.ModelVersion{Version: v.Name, State: stateFailed, Error: ErrNoDevice.Error()}
-		if v.Err != nil {
-			view.Error = v.Err.Error()
-		}
-	}
-	view.Device = strings.Join(on, ",")
-	return view
-}
-
 // settle has a life enter service. Whoever serves less than another leaves it: a customer's
 // scores must not depend on the device. The error is the newcomer's.
 func (p *Pool) settle(l *life) *DeviceError {
 	p.settling.Lock()
 	defer p.settling.Unlock()
 	for _, other := range p.inService() {
-		switch c := l.device.loaded.compare(other.device.loaded); {
+		switch c := l.device.loaded.Load().compare(other.device.loaded.Load()); {
 		case c < 0:
 			return l.device.lacks(other.device)
 		case c > 0:
 			other.fail(other.device.lacks(l.device))
 		}
 	}
-	if len(l.device.loaded.models) == 0 && l.seat.served {
+	if len(l.device.loaded.Load().models) == 0 && l.seat.served {
 		return &DeviceError{Device: l.seat.name, Reason: FaultLoad, Err: errors.New("it served, and no model can be loaded any more")}
 	}
-	l.seat.served = l.seat.served || len(l.device.loaded.models) > 0
+	l.seat.served = l.seat.served || len(l.device.loaded.Load().models) > 0
 	l.seat.life.Store(l)
 	return nil
 }
 
-// compare orders sets: more models are better, then newer versions of the first that differs.
+// compare orders sets: more models are better, then newer versions of the first that differs, then more challengers.
 func (s *servingSet) compare(t *servingSet) int {
-	if c := cmp.Compare(len(s.models), len(t.models)); c != 0 {
+	if c := cmp.Compare(len(s.champions), len(t.champions)); c != 0 {
 		return c
 	}
-	return slices.CompareFunc(s.models, t.models, func(a, b *serving) int {
+	c := slices.CompareFunc(s.champions, t.champions, func(a, b *serving) int {
 		return cmp.Or(cmp.Compare(b.contract.Name, a.contract.Name), cmp.Compare(a.contract.Version, b.contract.Version))
 	})
+	return cmp.Or(c, cmp.Compare(len(s.challengers), len(t.challengers)))
 }
 
 // lacks says what another device serves and this one does not.
 func (d *Device) lacks(other *Device) *DeviceError {
+	return d.short(d.loaded.Load(), other, other.loaded.Load())
+}
+
+// short says what another device's set has and this one's does not.
+func (d *Device) short(own *servingSet, other *Device, others *servingSet) *DeviceError {
 	e := &DeviceError{Device: d.Device, Reason: FaultLoad}
-	for _, s := range other.loaded.models {
-		if slices.ContainsFunc(d.loaded.models, func(own *serving) bool { return own.contract == s.contract }) {
+	for _, s := range others.models {
+		if slices.ContainsFunc(own.models, func(own *serving) bool { return own.contract == s.contract }) {
 			continue
 		}
 		e.Err = fmt.Errorf("it lacks %s %s, which %s serves", s.contract.Name, s.version, other.Device)
-		if why := d.failures[s.contract]; why != nil {
+		if why := d.failure(s.contract); why != nil {
 			e.Err = fmt.Errorf("%w: %w", e.Err, why)
 		}
 		break

@@ -15,6 +15,8 @@ type Request struct {
 	Features []float32
 	// Sequences has Rows × Layout.Steps × len(Layout.Columns) values.
 	Sequences []float32
+	// Customers has a [CustomerHash] for each row; without it no challenger scores them.
+	Customers []uint64
 	// Model, where it is set, is the only one to run; a matrix that it is not fed may then be
 	// empty. Version is the one that must serve; any may where it is empty.
 	Model, Version string
@@ -34,15 +36,21 @@ type Request struct {
 type Reply struct {
 	Models []Scores
 	Err    error
+	// Whole is set where Models names every version whose scores customers see, of those models
+	// that it names at all.
+	Whole bool
 	// Fault is set where models failed that would have failed with any rows: another device
 	// may do better.
 	Fault *DeviceError
 }
 
-// Scores is one model's answer: a value for each row of the request, in its order.
+// Scores is one version's answer: a value for each row of the request, in its order. A second
+// one of the same model is a canary's: its values stand in place of those before, for its Rows.
 type Scores struct {
 	Model, Version string
 	Values         []float32
+	// Rows are the numbers of the rows that Values are of, in order; nil means all.
+	Rows []uint32
 }
 
 var (
@@ -131,6 +139,9 @@ func (r *Request) check(l Layout, maxRows int) error {
 	}
 	for _, input := range []string{Features, Sequence} {
 		name, have := r.matrix(input)
+		if len(r.Customers) != 0 && len(r.Customers) != r.Rows {
+			return &RequestError{Field: "customers", Reason: fmt.Sprintf("has %d values for %d rows", len(r.Customers), r.Rows)}
+		}
 		if want := r.Rows * l.width(input); len(have) != want && (len(have) > 0 || r.Model == "") {
 			return &RequestError{Field: name, Reason: fmt.Sprintf("has %d values, where %d rows have %d", len(have), r.Rows, want)}
 		}
@@ -146,8 +157,12 @@ func (r *Request) matrix(input string) (name string, values []float32) {
 	return "features", r.Features
 }
 
-// wants reports whether the request is for a version.
-func (r *Request) wants(s *serving) bool {
+// wants reports whether the request is for a version: the champions where it names none. A
+// challenger that is tried on the request's customers is not meant.
+func (r *Request) wants(set *servingSet, s *serving) bool {
+	if r.Version == "" && set.challenges(s) {
+		return false
+	}
 	return r.Model == "" || r.Model == s.contract.Name && (r.Version == "" || r.Version == s.version)
 }
 

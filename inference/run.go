@@ -5,13 +5,50 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"sync/atomic"
 )
 
-// servingSet is what a batch is run with. It does not change once a batch may have it.
+// servingSet is what a batch is run with. It does not change once a batch may have it, but for
+// users, which are the batches that have it: the actor counts them.
 type servingSet struct {
+	// champions, by name, are whose values stand for who names no version.
+	champions []*serving
+	// challengers run beside them.
+	challengers []*challenger
+	// models are all of these, in order of name, and of a model the champion first.
 	models  []*serving
 	tallies []tally
+	users   int
+}
+
+// challenger is a version that is tried beside a champion.
+type challenger struct {
+	*serving
+	champion   *serving
+	shadow     bool
+	limit      uint64 // see limitOf
+	model      uint64 // see ModelHash
+	comparison *Comparison
+}
+
+// challenges reports whether a version of the set is a challenger.
+func (s *servingSet) challenges(v *serving) bool {
+	return slices.ContainsFunc(s.challengers, func(c *challenger) bool { return c.serving == v })
+}
+
+// newSet joins what serves. Order is that of names.
+func newSet(champions []*serving, challengers []*challenger, l Layout, m *Metrics) *servingSet {
+	set := &servingSet{champions: champions, challengers: challengers, tallies: tallies(champions, l, m)}
+	for _, s := range champions {
+		set.models = append(set.models, s)
+		for _, c := range challengers {
+			if c.champion == s {
+				set.models = append(set.models, c.serving)
+			}
+		}
+	}
+	return set
 }
 
 // serving is a version whose session is loaded.
@@ -28,6 +65,8 @@ type serving struct {
 	strange atomic.Bool
 	// segments has the IDs that a value may be; nil where it is a probability.
 	segments map[float32]bool
+	// sets is how many sets have it that batches have or may get: the actor counts them.
+	sets int
 }
 
 func newServing(c *Contract, session Session, d *Device) *serving {
@@ -62,11 +101,18 @@ func (s *serving) warm(rows int) error {
 // wrong returns the first row whose value is not of the contract's kind, -1 if there is none.
 func (s *serving) wrong(values []float32) int {
 	for i, v := range values {
-		if s.segments != nil && !s.segments[v] || s.segments == nil && !(v >= 0 && v <= 1) {
+		if !s.usable(v) {
 			return i
 		}
 	}
 	return -1
+}
+
+func (s *serving) usable(v float32) bool {
+	if s.segments != nil {
+		return s.segments[v]
+	}
+	return v >= 0 && v <= 1
 }
 
 func (s *serving) valueError(row int, v float32) error {
@@ -125,11 +171,18 @@ type batch struct {
 	// faulty are the models whose sessions are at fault, not the rows.
 	faulty []bool
 
+	// seconds are by model what its runs took.
+	seconds []float64
+	// trials are by challenger.
+	trials []trial
+
 	// weight is how often its rows are counted as inputs; 0 where others count for them.
 	weight int
 
-	// since is when the run under way began, in nanoseconds; 0 between runs.
-	since atomic.Int64
+	// since is when the run under way began, in nanoseconds; 0 between runs. trying is the
+	// challenger that runs, nil where none does.
+	since  atomic.Int64
+	trying atomic.Pointer[Comparison]
 	// claimed is set by whoever answers the requests.
 	claimed atomic.Bool
 }
@@ -144,6 +197,7 @@ func (b *batch) reset() {
 	clear(b.values)
 	clear(b.failed)
 	clear(b.faulty)
+	clear(b.trials)
 	b.requests, b.rows, b.set = b.requests[:0], 0, nil
 	b.claimed.Store(false)
 }
@@ -160,9 +214,9 @@ func (b *batch) replyAll(reply Reply) {
 // run scores the batch with every model and answers its requests. How often it allocates
 // depends on models and requests, not on rows.
 func (b *batch) run() {
-	b.values, b.failed, b.faulty = b.values[:0], b.failed[:0], b.faulty[:0]
+	b.values, b.failed, b.faulty, b.seconds = b.values[:0], b.failed[:0], b.faulty[:0], b.seconds[:0]
 	for m, s := range b.set.models {
-		fed := func(r *Request) bool { return r.wants(s) && r.lacks(s) == nil }
+		fed := func(r *Request) bool { return r.wants(b.set, s) && r.lacks(s) == nil }
 		rows := 0
 		for _, r := range b.requests {
 			if fed(r) {
@@ -170,18 +224,23 @@ func (b *batch) run() {
 			}
 		}
 		b.values, b.failed, b.faulty = append(b.values, make([]float32, rows)), append(b.failed, nil), append(b.faulty, false)
+		began := b.device.Clock.Now()
 		b.eachPart(fed, func(in Batch, first int) {
 			if b.failed[m] == nil && !b.claimed.Load() {
 				b.failed[m] = b.timed(func() error { return s.score(in, b.values[m][first:first+in.Rows]) })
 			}
 		})
+		b.seconds = append(b.seconds, b.device.Clock.Now().Sub(began).Seconds())
 	}
+	b.choose()
+	b.try(false)
 	fault := b.blame()
 	if !b.claim() {
 		return // it took too long, and somebody else has answered
 	}
 	b.count()
 	b.answer(fault)
+	b.try(true)
 	for m, s := range b.set.models {
 		s.report(b.failed[m])
 	}
@@ -238,7 +297,7 @@ func (b *batch) count() {
 		}
 	})
 	for _, s := range b.set.models {
-		own := func(r *Request) bool { return r.Model != "" && !r.Synthetic && r.wants(s) && r.lacks(s) == nil }
+		own := func(r *Request) bool { return r.Model != "" && !r.Synthetic && r.wants(b.set, s) && r.lacks(s) == nil }
 		b.eachPart(own, func(in Batch, _ int) {
 			for i := range b.set.tallies {
 				b.set.tallies[i].count(in, s.contract.Name, b.weight)
@@ -252,11 +311,11 @@ func (b *batch) answer(fault *DeviceError) {
 	models := b.set.models
 	// One piece of memory for the lists of all replies.
 	scores := make([]Scores, 0, len(b.requests)*len(models))
-	for _, r := range b.requests {
-		reply := Reply{Models: scores[len(scores) : len(scores) : len(scores)+len(models)]}
+	for i, r := range b.requests {
+		reply := Reply{Models: scores[len(scores) : len(scores) : len(scores)+len(models)], Whole: r.Model == ""}
 		scores = scores[:len(scores)+len(models)]
 		for m, s := range models {
-			if !r.wants(s) {
+			if !r.wants(b.set, s) {
 				continue
 			}
 			if err := r.lacks(s); err != nil {
@@ -278,6 +337,9 @@ func (b *batch) answer(fault *DeviceError) {
 			s.rows.Add(uint64(r.Rows))
 			s.series.rows.Add(float64(r.Rows))
 			reply.Models = append(reply.Models, Scores{Model: s.contract.Name, Version: s.version, Values: own})
+			if r.Model == "" {
+				reply.Models = b.tried(reply.Models, s, i)
+			}
 		}
 		switch {
 		case len(models) == 0:

@@ -162,11 +162,21 @@ func (s *seat) open() (*life, *DeviceError) {
 	l := &life{seat: s, failed: make(chan *DeviceError, 1)}
 	config := p.Config
 	config.Device, config.Failed = s.name, func(e *DeviceError) { l.fail(e) }
+	goal := p.goal.Load()
+	config.Registry, config.Plan = goal.registry, goal.plan
 	d, err := Start(p.ctx, config)
 	if err != nil {
 		return nil, &DeviceError{Device: s.name, Reason: FaultLoad, Err: err}
 	}
 	l.device, l.target = d, d
+	// What should serve may have changed meanwhile; from here on it waits for this device.
+	p.applying.Lock()
+	defer p.applying.Unlock()
+	if now := p.goal.Load(); now != goal {
+		if err := d.Apply(p.ctx, now.registry, now.plan); err != nil {
+			return l, &DeviceError{Device: s.name, Reason: FaultLoad, Err: err}
+		}
+	}
 	return l, p.settle(l)
 }
 

@@ -134,12 +134,12 @@ func (s *scoring) Score(r *actors.ScoreRequest) bool {
 // offer gives a shard's rows to a pool.
 func offer(p *inference.Pool, r *actors.ScoreRequest) bool {
 	return p.Score(&inference.Request{
-		Rows: r.Rows, Features: r.Features, Sequences: r.Sequences,
+		Rows: r.Rows, Features: r.Features, Sequences: r.Sequences, Customers: r.Customers,
 		Reply: func(answer inference.Reply) {
 			if errors.Is(answer.Err, inference.ErrNoModel) {
 				answer.Err = nil // there is nothing to wait for
 			}
-			reply := actors.ScoreReply{Err: answer.Err, Models: make([]actors.ModelScores, len(answer.Models))}
+			reply := actors.ScoreReply{Err: answer.Err, Whole: answer.Whole, Models: make([]actors.ModelScores, len(answer.Models))}
 			for i, m := range answer.Models {
 				reply.Models[i] = actors.ModelScores(m)
 			}

@@ -708,9 +708,13 @@ func (x *ListModelsResponse) GetModels() []*Model {
 }
 
 type Model struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Versions      []*ModelVersion        `protobuf:"bytes,2,rep,name=versions,proto3" json:"versions,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Versions []*ModelVersion        `protobuf:"bytes,2,rep,name=versions,proto3" json:"versions,omitempty"`
+	// What was decided about its versions, the newest first; the last of it, at most 20.
+	Events []*RolloutEvent `protobuf:"bytes,3,rep,name=events,proto3" json:"events,omitempty"`
+	// Counts the changes of its roll-out; 0 before the first.
+	Generation    uint64 `protobuf:"varint,4,opt,name=generation,proto3" json:"generation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -759,26 +763,555 @@ func (x *Model) GetVersions() []*ModelVersion {
 	return nil
 }
 
+func (x *Model) GetEvents() []*RolloutEvent {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *Model) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+// RolloutEvent is one decision about a model's versions.
+type RolloutEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Time  *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	// first, canary, shadow, promote, rollback or refuse.
+	Action  string `protobuf:"bytes,2,opt,name=action,proto3" json:"action,omitempty"`
+	Version string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	Reason  string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The node that decided, or was told to.
+	Node string `protobuf:"bytes,5,opt,name=node,proto3" json:"node,omitempty"`
+	// Of a canary or shadow: its share of the customers.
+	Share         float64 `protobuf:"fixed64,6,opt,name=share,proto3" json:"share,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RolloutEvent) Reset() {
+	*x = RolloutEvent{}
+	mi := &file_footfall_v1_admin_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RolloutEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RolloutEvent) ProtoMessage() {}
+
+func (x *RolloutEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_footfall_v1_admin_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RolloutEvent.ProtoReflect.Descriptor instead.
+func (*RolloutEvent) Descriptor() ([]byte, []int) {
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *RolloutEvent) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *RolloutEvent) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *RolloutEvent) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *RolloutEvent) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RolloutEvent) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *RolloutEvent) GetShare() float64 {
+	if x != nil {
+		return x.Share
+	}
+	return 0
+}
+
+// ModelTrial is what was found of a version beside the champion, on the same rows, by the node that answers.
+type ModelTrial struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Since *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=since,proto3" json:"since,omitempty"`
+	// Rows that both gave values for, and those of which only the champion did.
+	Rows   uint64 `protobuf:"varint,2,opt,name=rows,proto3" json:"rows,omitempty"`
+	Errors uint64 `protobuf:"varint,3,opt,name=errors,proto3" json:"errors,omitempty"`
+	// Population stability index of its values against the champion's.
+	Shift float64 `protobuf:"fixed64,4,opt,name=shift,proto3" json:"shift,omitempty"`
+	// The mean of its values less the champion's, and of the same without the sign; of segments the latter is the share of rows
+	// that are in another one.
+	Difference         float64 `protobuf:"fixed64,5,opt,name=difference,proto3" json:"difference,omitempty"`
+	AbsoluteDifference float64 `protobuf:"fixed64,6,opt,name=absolute_difference,json=absoluteDifference,proto3" json:"absolute_difference,omitempty"`
+	// The mean of what a run took.
+	Seconds         float64 `protobuf:"fixed64,7,opt,name=seconds,proto3" json:"seconds,omitempty"`
+	ChampionSeconds float64 `protobuf:"fixed64,8,opt,name=champion_seconds,json=championSeconds,proto3" json:"champion_seconds,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *ModelTrial) Reset() {
+	*x = ModelTrial{}
+	mi := &file_footfall_v1_admin_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ModelTrial) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ModelTrial) ProtoMessage() {}
+
+func (x *ModelTrial) ProtoReflect() protoreflect.Message {
+	mi := &file_footfall_v1_admin_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ModelTrial.ProtoReflect.Descriptor instead.
+func (*ModelTrial) Descriptor() ([]byte, []int) {
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ModelTrial) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *ModelTrial) GetRows() uint64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *ModelTrial) GetErrors() uint64 {
+	if x != nil {
+		return x.Errors
+	}
+	return 0
+}
+
+func (x *ModelTrial) GetShift() float64 {
+	if x != nil {
+		return x.Shift
+	}
+	return 0
+}
+
+func (x *ModelTrial) GetDifference() float64 {
+	if x != nil {
+		return x.Difference
+	}
+	return 0
+}
+
+func (x *ModelTrial) GetAbsoluteDifference() float64 {
+	if x != nil {
+		return x.AbsoluteDifference
+	}
+	return 0
+}
+
+func (x *ModelTrial) GetSeconds() float64 {
+	if x != nil {
+		return x.Seconds
+	}
+	return 0
+}
+
+func (x *ModelTrial) GetChampionSeconds() float64 {
+	if x != nil {
+		return x.ChampionSeconds
+	}
+	return 0
+}
+
+// RolloutLimits end a canary or shadow by themselves. 0 stands for the default.
+type RolloutLimits struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Nothing but errors is judged before so many rows: 1000.
+	MinRows uint64 `protobuf:"varint,1,opt,name=min_rows,json=minRows,proto3" json:"min_rows,omitempty"`
+	// The share of rows that only the champion gives values for: 0.01, from 20 such rows on.
+	ErrorShare float64 `protobuf:"fixed64,2,opt,name=error_share,json=errorShare,proto3" json:"error_share,omitempty"`
+	// How many times as long as the champion's its runs may take: 3, and 2 ms longer.
+	Slowdown float64 `protobuf:"fixed64,3,opt,name=slowdown,proto3" json:"slowdown,omitempty"`
+	// How far its values may be shifted: see ModelTrial.shift; 0.5.
+	Shift         float64 `protobuf:"fixed64,4,opt,name=shift,proto3" json:"shift,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RolloutLimits) Reset() {
+	*x = RolloutLimits{}
+	mi := &file_footfall_v1_admin_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RolloutLimits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RolloutLimits) ProtoMessage() {}
+
+func (x *RolloutLimits) ProtoReflect() protoreflect.Message {
+	mi := &file_footfall_v1_admin_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RolloutLimits.ProtoReflect.Descriptor instead.
+func (*RolloutLimits) Descriptor() ([]byte, []int) {
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *RolloutLimits) GetMinRows() uint64 {
+	if x != nil {
+		return x.MinRows
+	}
+	return 0
+}
+
+func (x *RolloutLimits) GetErrorShare() float64 {
+	if x != nil {
+		return x.ErrorShare
+	}
+	return 0
+}
+
+func (x *RolloutLimits) GetSlowdown() float64 {
+	if x != nil {
+		return x.Slowdown
+	}
+	return 0
+}
+
+func (x *RolloutLimits) GetShift() float64 {
+	if x != nil {
+		return x.Shift
+	}
+	return 0
+}
+
+type CanaryModelRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Empty: the version that is tried already, or else the highest one.
+	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// The share of the customers that see its scores, above 0 and below 1; 0 means 0.1. A larger one has all customers of a smaller one.
+	Share         float64        `protobuf:"fixed64,3,opt,name=share,proto3" json:"share,omitempty"`
+	Limits        *RolloutLimits `protobuf:"bytes,4,opt,name=limits,proto3" json:"limits,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CanaryModelRequest) Reset() {
+	*x = CanaryModelRequest{}
+	mi := &file_footfall_v1_admin_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CanaryModelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CanaryModelRequest) ProtoMessage() {}
+
+func (x *CanaryModelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_footfall_v1_admin_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CanaryModelRequest.ProtoReflect.Descriptor instead.
+func (*CanaryModelRequest) Descriptor() ([]byte, []int) {
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *CanaryModelRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CanaryModelRequest) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *CanaryModelRequest) GetShare() float64 {
+	if x != nil {
+		return x.Share
+	}
+	return 0
+}
+
+func (x *CanaryModelRequest) GetLimits() *RolloutLimits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+type ShadowModelRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Empty: the version that is tried already, or else the highest one.
+	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// The share of the customers that are scored by it, too; 0 means all.
+	Share         float64        `protobuf:"fixed64,3,opt,name=share,proto3" json:"share,omitempty"`
+	Limits        *RolloutLimits `protobuf:"bytes,4,opt,name=limits,proto3" json:"limits,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShadowModelRequest) Reset() {
+	*x = ShadowModelRequest{}
+	mi := &file_footfall_v1_admin_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShadowModelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShadowModelRequest) ProtoMessage() {}
+
+func (x *ShadowModelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_footfall_v1_admin_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShadowModelRequest.ProtoReflect.Descriptor instead.
+func (*ShadowModelRequest) Descriptor() ([]byte, []int) {
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ShadowModelRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ShadowModelRequest) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *ShadowModelRequest) GetShare() float64 {
+	if x != nil {
+		return x.Share
+	}
+	return 0
+}
+
+func (x *ShadowModelRequest) GetLimits() *RolloutLimits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+type PromoteModelRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Empty: the version that is tried.
+	Version       string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromoteModelRequest) Reset() {
+	*x = PromoteModelRequest{}
+	mi := &file_footfall_v1_admin_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromoteModelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromoteModelRequest) ProtoMessage() {}
+
+func (x *PromoteModelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_footfall_v1_admin_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromoteModelRequest.ProtoReflect.Descriptor instead.
+func (*PromoteModelRequest) Descriptor() ([]byte, []int) {
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *PromoteModelRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PromoteModelRequest) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+type RollbackModelRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// For those who ask later.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackModelRequest) Reset() {
+	*x = RollbackModelRequest{}
+	mi := &file_footfall_v1_admin_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackModelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackModelRequest) ProtoMessage() {}
+
+func (x *RollbackModelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_footfall_v1_admin_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackModelRequest.ProtoReflect.Descriptor instead.
+func (*RollbackModelRequest) Descriptor() ([]byte, []int) {
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *RollbackModelRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RollbackModelRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type ModelVersion struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Version string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
-	// serving, loading, failed, or idle.
+	// serving, canary, shadow, loading, refused, failed, or idle.
 	State string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
 	// Share of the customers that see its scores, 0 to 1.
 	Traffic float64 `protobuf:"fixed64,3,opt,name=traffic,proto3" json:"traffic,omitempty"`
 	// By measure, as trained: auc, log_loss, ece, ...
-	Evaluation    map[string]float64 `protobuf:"bytes,4,rep,name=evaluation,proto3" json:"evaluation,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
-	Device        string             `protobuf:"bytes,5,opt,name=device,proto3" json:"device,omitempty"`
-	Rows          uint64             `protobuf:"varint,6,opt,name=rows,proto3" json:"rows,omitempty"`
-	Error         string             `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`
-	Description   string             `protobuf:"bytes,8,opt,name=description,proto3" json:"description,omitempty"`
+	Evaluation  map[string]float64 `protobuf:"bytes,4,rep,name=evaluation,proto3" json:"evaluation,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
+	Device      string             `protobuf:"bytes,5,opt,name=device,proto3" json:"device,omitempty"`
+	Rows        uint64             `protobuf:"varint,6,opt,name=rows,proto3" json:"rows,omitempty"`
+	Error       string             `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`
+	Description string             `protobuf:"bytes,8,opt,name=description,proto3" json:"description,omitempty"`
+	// While it is tried.
+	Trial         *ModelTrial `protobuf:"bytes,9,opt,name=trial,proto3" json:"trial,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ModelVersion) Reset() {
 	*x = ModelVersion{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[11]
+	mi := &file_footfall_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -790,7 +1323,7 @@ func (x *ModelVersion) String() string {
 func (*ModelVersion) ProtoMessage() {}
 
 func (x *ModelVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[11]
+	mi := &file_footfall_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -803,7 +1336,7 @@ func (x *ModelVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelVersion.ProtoReflect.Descriptor instead.
 func (*ModelVersion) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ModelVersion) GetVersion() string {
@@ -862,6 +1395,13 @@ func (x *ModelVersion) GetDescription() string {
 	return ""
 }
 
+func (x *ModelVersion) GetTrial() *ModelTrial {
+	if x != nil {
+		return x.Trial
+	}
+	return nil
+}
+
 type TickRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The day that ends, ISO 8601; not before the last one. Only under a driven clock.
@@ -872,7 +1412,7 @@ type TickRequest struct {
 
 func (x *TickRequest) Reset() {
 	*x = TickRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[12]
+	mi := &file_footfall_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -884,7 +1424,7 @@ func (x *TickRequest) String() string {
 func (*TickRequest) ProtoMessage() {}
 
 func (x *TickRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[12]
+	mi := &file_footfall_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -897,7 +1437,7 @@ func (x *TickRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TickRequest.ProtoReflect.Descriptor instead.
 func (*TickRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *TickRequest) GetDate() string {
@@ -917,7 +1457,7 @@ type TickResponse struct {
 
 func (x *TickResponse) Reset() {
 	*x = TickResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[13]
+	mi := &file_footfall_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -929,7 +1469,7 @@ func (x *TickResponse) String() string {
 func (*TickResponse) ProtoMessage() {}
 
 func (x *TickResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[13]
+	mi := &file_footfall_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -942,7 +1482,7 @@ func (x *TickResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TickResponse.ProtoReflect.Descriptor instead.
 func (*TickResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *TickResponse) GetAppended() bool {
@@ -961,7 +1501,7 @@ type SetClockRequest struct {
 
 func (x *SetClockRequest) Reset() {
 	*x = SetClockRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[14]
+	mi := &file_footfall_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -973,7 +1513,7 @@ func (x *SetClockRequest) String() string {
 func (*SetClockRequest) ProtoMessage() {}
 
 func (x *SetClockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[14]
+	mi := &file_footfall_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -986,7 +1526,7 @@ func (x *SetClockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetClockRequest.ProtoReflect.Descriptor instead.
 func (*SetClockRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SetClockRequest) GetMode() ClockMode {
@@ -1004,7 +1544,7 @@ type SetClockResponse struct {
 
 func (x *SetClockResponse) Reset() {
 	*x = SetClockResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[15]
+	mi := &file_footfall_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1016,7 +1556,7 @@ func (x *SetClockResponse) String() string {
 func (*SetClockResponse) ProtoMessage() {}
 
 func (x *SetClockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[15]
+	mi := &file_footfall_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1029,7 +1569,7 @@ func (x *SetClockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetClockResponse.ProtoReflect.Descriptor instead.
 func (*SetClockResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 type WaitIdleRequest struct {
@@ -1044,7 +1584,7 @@ type WaitIdleRequest struct {
 
 func (x *WaitIdleRequest) Reset() {
 	*x = WaitIdleRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[16]
+	mi := &file_footfall_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1056,7 +1596,7 @@ func (x *WaitIdleRequest) String() string {
 func (*WaitIdleRequest) ProtoMessage() {}
 
 func (x *WaitIdleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[16]
+	mi := &file_footfall_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1069,7 +1609,7 @@ func (x *WaitIdleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitIdleRequest.ProtoReflect.Descriptor instead.
 func (*WaitIdleRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WaitIdleRequest) GetScored() bool {
@@ -1094,7 +1634,7 @@ type WaitIdleResponse struct {
 
 func (x *WaitIdleResponse) Reset() {
 	*x = WaitIdleResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[17]
+	mi := &file_footfall_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1106,7 +1646,7 @@ func (x *WaitIdleResponse) String() string {
 func (*WaitIdleResponse) ProtoMessage() {}
 
 func (x *WaitIdleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[17]
+	mi := &file_footfall_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1119,7 +1659,7 @@ func (x *WaitIdleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitIdleResponse.ProtoReflect.Descriptor instead.
 func (*WaitIdleResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 type VerifyRequest struct {
@@ -1132,7 +1672,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[18]
+	mi := &file_footfall_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1144,7 +1684,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[18]
+	mi := &file_footfall_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1157,7 +1697,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *VerifyRequest) GetShards() []uint32 {
@@ -1185,7 +1725,7 @@ type VerifyProgress struct {
 
 func (x *VerifyProgress) Reset() {
 	*x = VerifyProgress{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[19]
+	mi := &file_footfall_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1197,7 +1737,7 @@ func (x *VerifyProgress) String() string {
 func (*VerifyProgress) ProtoMessage() {}
 
 func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[19]
+	mi := &file_footfall_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1210,7 +1750,7 @@ func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyProgress.ProtoReflect.Descriptor instead.
 func (*VerifyProgress) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *VerifyProgress) GetShard() uint32 {
@@ -1278,7 +1818,7 @@ type ListDeadLettersRequest struct {
 
 func (x *ListDeadLettersRequest) Reset() {
 	*x = ListDeadLettersRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[20]
+	mi := &file_footfall_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1290,7 +1830,7 @@ func (x *ListDeadLettersRequest) String() string {
 func (*ListDeadLettersRequest) ProtoMessage() {}
 
 func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[20]
+	mi := &file_footfall_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1303,7 +1843,7 @@ func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListDeadLettersRequest) GetLimit() uint32 {
@@ -1345,7 +1885,7 @@ type ListDeadLettersResponse struct {
 
 func (x *ListDeadLettersResponse) Reset() {
 	*x = ListDeadLettersResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[21]
+	mi := &file_footfall_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1357,7 +1897,7 @@ func (x *ListDeadLettersResponse) String() string {
 func (*ListDeadLettersResponse) ProtoMessage() {}
 
 func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[21]
+	mi := &file_footfall_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1370,7 +1910,7 @@ func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListDeadLettersResponse) GetLetters() []*DeadLetter {
@@ -1416,7 +1956,7 @@ type DeadLetter struct {
 
 func (x *DeadLetter) Reset() {
 	*x = DeadLetter{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[22]
+	mi := &file_footfall_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1428,7 +1968,7 @@ func (x *DeadLetter) String() string {
 func (*DeadLetter) ProtoMessage() {}
 
 func (x *DeadLetter) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[22]
+	mi := &file_footfall_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1441,7 +1981,7 @@ func (x *DeadLetter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetter.ProtoReflect.Descriptor instead.
 func (*DeadLetter) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DeadLetter) GetId() string {
@@ -1537,7 +2077,7 @@ type GetDeadLetterRequest struct {
 
 func (x *GetDeadLetterRequest) Reset() {
 	*x = GetDeadLetterRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[23]
+	mi := &file_footfall_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1549,7 +2089,7 @@ func (x *GetDeadLetterRequest) String() string {
 func (*GetDeadLetterRequest) ProtoMessage() {}
 
 func (x *GetDeadLetterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[23]
+	mi := &file_footfall_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1562,7 +2102,7 @@ func (x *GetDeadLetterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDeadLetterRequest.ProtoReflect.Descriptor instead.
 func (*GetDeadLetterRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GetDeadLetterRequest) GetId() string {
@@ -1585,7 +2125,7 @@ type GetDeadLetterResponse struct {
 
 func (x *GetDeadLetterResponse) Reset() {
 	*x = GetDeadLetterResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[24]
+	mi := &file_footfall_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1597,7 +2137,7 @@ func (x *GetDeadLetterResponse) String() string {
 func (*GetDeadLetterResponse) ProtoMessage() {}
 
 func (x *GetDeadLetterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[24]
+	mi := &file_footfall_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1610,7 +2150,7 @@ func (x *GetDeadLetterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDeadLetterResponse.ProtoReflect.Descriptor instead.
 func (*GetDeadLetterResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GetDeadLetterResponse) GetLetter() *DeadLetter {
@@ -1649,7 +2189,7 @@ type ReplayDeadLettersRequest struct {
 
 func (x *ReplayDeadLettersRequest) Reset() {
 	*x = ReplayDeadLettersRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[25]
+	mi := &file_footfall_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1661,7 +2201,7 @@ func (x *ReplayDeadLettersRequest) String() string {
 func (*ReplayDeadLettersRequest) ProtoMessage() {}
 
 func (x *ReplayDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[25]
+	mi := &file_footfall_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1674,7 +2214,7 @@ func (x *ReplayDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*ReplayDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ReplayDeadLettersRequest) GetIds() []string {
@@ -1726,7 +2266,7 @@ type ReplayDeadLettersResponse struct {
 
 func (x *ReplayDeadLettersResponse) Reset() {
 	*x = ReplayDeadLettersResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[26]
+	mi := &file_footfall_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1738,7 +2278,7 @@ func (x *ReplayDeadLettersResponse) String() string {
 func (*ReplayDeadLettersResponse) ProtoMessage() {}
 
 func (x *ReplayDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[26]
+	mi := &file_footfall_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1751,7 +2291,7 @@ func (x *ReplayDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*ReplayDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReplayDeadLettersResponse) GetReplayed() uint32 {
@@ -1788,7 +2328,7 @@ type DeadLetterRefusal struct {
 
 func (x *DeadLetterRefusal) Reset() {
 	*x = DeadLetterRefusal{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[27]
+	mi := &file_footfall_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1800,7 +2340,7 @@ func (x *DeadLetterRefusal) String() string {
 func (*DeadLetterRefusal) ProtoMessage() {}
 
 func (x *DeadLetterRefusal) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[27]
+	mi := &file_footfall_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1813,7 +2353,7 @@ func (x *DeadLetterRefusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetterRefusal.ProtoReflect.Descriptor instead.
 func (*DeadLetterRefusal) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DeadLetterRefusal) GetId() string {
@@ -1855,7 +2395,7 @@ type FixDeadLetterRequest struct {
 
 func (x *FixDeadLetterRequest) Reset() {
 	*x = FixDeadLetterRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[28]
+	mi := &file_footfall_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1867,7 +2407,7 @@ func (x *FixDeadLetterRequest) String() string {
 func (*FixDeadLetterRequest) ProtoMessage() {}
 
 func (x *FixDeadLetterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[28]
+	mi := &file_footfall_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1880,7 +2420,7 @@ func (x *FixDeadLetterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FixDeadLetterRequest.ProtoReflect.Descriptor instead.
 func (*FixDeadLetterRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *FixDeadLetterRequest) GetId() string {
@@ -1907,7 +2447,7 @@ type FixDeadLetterResponse struct {
 
 func (x *FixDeadLetterResponse) Reset() {
 	*x = FixDeadLetterResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[29]
+	mi := &file_footfall_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1919,7 +2459,7 @@ func (x *FixDeadLetterResponse) String() string {
 func (*FixDeadLetterResponse) ProtoMessage() {}
 
 func (x *FixDeadLetterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[29]
+	mi := &file_footfall_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1932,7 +2472,7 @@ func (x *FixDeadLetterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FixDeadLetterResponse.ProtoReflect.Descriptor instead.
 func (*FixDeadLetterResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *FixDeadLetterResponse) GetAccepted() uint32 {
@@ -1956,7 +2496,7 @@ type DropDeadLettersRequest struct {
 
 func (x *DropDeadLettersRequest) Reset() {
 	*x = DropDeadLettersRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[30]
+	mi := &file_footfall_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1968,7 +2508,7 @@ func (x *DropDeadLettersRequest) String() string {
 func (*DropDeadLettersRequest) ProtoMessage() {}
 
 func (x *DropDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[30]
+	mi := &file_footfall_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1981,7 +2521,7 @@ func (x *DropDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*DropDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *DropDeadLettersRequest) GetIds() []string {
@@ -2030,7 +2570,7 @@ type DropDeadLettersResponse struct {
 
 func (x *DropDeadLettersResponse) Reset() {
 	*x = DropDeadLettersResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[31]
+	mi := &file_footfall_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2042,7 +2582,7 @@ func (x *DropDeadLettersResponse) String() string {
 func (*DropDeadLettersResponse) ProtoMessage() {}
 
 func (x *DropDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[31]
+	mi := &file_footfall_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2055,7 +2595,7 @@ func (x *DropDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*DropDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *DropDeadLettersResponse) GetDropped() uint32 {
@@ -2129,10 +2669,55 @@ const file_footfall_v1_admin_proto_rawDesc = "" +
 	"\x11took_over_seconds\x18\x13 \x01(\x01R\x0ftookOverSeconds\"\x13\n" +
 	"\x11ListModelsRequest\"@\n" +
 	"\x12ListModelsResponse\x12*\n" +
-	"\x06models\x18\x01 \x03(\v2\x12.footfall.v1.ModelR\x06models\"R\n" +
+	"\x06models\x18\x01 \x03(\v2\x12.footfall.v1.ModelR\x06models\"\xa5\x01\n" +
 	"\x05Model\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
-	"\bversions\x18\x02 \x03(\v2\x19.footfall.v1.ModelVersionR\bversions\"\xc6\x02\n" +
+	"\bversions\x18\x02 \x03(\v2\x19.footfall.v1.ModelVersionR\bversions\x121\n" +
+	"\x06events\x18\x03 \x03(\v2\x19.footfall.v1.RolloutEventR\x06events\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x04 \x01(\x04R\n" +
+	"generation\"\xb2\x01\n" +
+	"\fRolloutEvent\x12.\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x16\n" +
+	"\x06action\x18\x02 \x01(\tR\x06action\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04node\x18\x05 \x01(\tR\x04node\x12\x14\n" +
+	"\x05share\x18\x06 \x01(\x01R\x05share\"\x96\x02\n" +
+	"\n" +
+	"ModelTrial\x120\n" +
+	"\x05since\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x12\n" +
+	"\x04rows\x18\x02 \x01(\x04R\x04rows\x12\x16\n" +
+	"\x06errors\x18\x03 \x01(\x04R\x06errors\x12\x14\n" +
+	"\x05shift\x18\x04 \x01(\x01R\x05shift\x12\x1e\n" +
+	"\n" +
+	"difference\x18\x05 \x01(\x01R\n" +
+	"difference\x12/\n" +
+	"\x13absolute_difference\x18\x06 \x01(\x01R\x12absoluteDifference\x12\x18\n" +
+	"\aseconds\x18\a \x01(\x01R\aseconds\x12)\n" +
+	"\x10champion_seconds\x18\b \x01(\x01R\x0fchampionSeconds\"}\n" +
+	"\rRolloutLimits\x12\x19\n" +
+	"\bmin_rows\x18\x01 \x01(\x04R\aminRows\x12\x1f\n" +
+	"\verror_share\x18\x02 \x01(\x01R\n" +
+	"errorShare\x12\x1a\n" +
+	"\bslowdown\x18\x03 \x01(\x01R\bslowdown\x12\x14\n" +
+	"\x05shift\x18\x04 \x01(\x01R\x05shift\"\x8c\x01\n" +
+	"\x12CanaryModelRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x14\n" +
+	"\x05share\x18\x03 \x01(\x01R\x05share\x122\n" +
+	"\x06limits\x18\x04 \x01(\v2\x1a.footfall.v1.RolloutLimitsR\x06limits\"\x8c\x01\n" +
+	"\x12ShadowModelRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x14\n" +
+	"\x05share\x18\x03 \x01(\x01R\x05share\x122\n" +
+	"\x06limits\x18\x04 \x01(\v2\x1a.footfall.v1.RolloutLimitsR\x06limits\"C\n" +
+	"\x13PromoteModelRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\"B\n" +
+	"\x14RollbackModelRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xf5\x02\n" +
 	"\fModelVersion\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x18\n" +
@@ -2143,7 +2728,8 @@ const file_footfall_v1_admin_proto_rawDesc = "" +
 	"\x06device\x18\x05 \x01(\tR\x06device\x12\x12\n" +
 	"\x04rows\x18\x06 \x01(\x04R\x04rows\x12\x14\n" +
 	"\x05error\x18\a \x01(\tR\x05error\x12 \n" +
-	"\vdescription\x18\b \x01(\tR\vdescription\x1a=\n" +
+	"\vdescription\x18\b \x01(\tR\vdescription\x12-\n" +
+	"\x05trial\x18\t \x01(\v2\x17.footfall.v1.ModelTrialR\x05trial\x1a=\n" +
 	"\x0fEvaluationEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"!\n" +
@@ -2232,7 +2818,8 @@ const file_footfall_v1_admin_proto_rawDesc = "" +
 	"\x06source\x18\x05 \x01(\tR\x06source\"M\n" +
 	"\x17DropDeadLettersResponse\x12\x18\n" +
 	"\adropped\x18\x01 \x01(\rR\adropped\x12\x18\n" +
-	"\amissing\x18\x02 \x03(\tR\amissing2\xa6\b\n" +
+	"\amissing\x18\x02 \x03(\tR\amissing2\xbc\n" +
+	"\n" +
 	"\fAdminService\x12B\n" +
 	"\n" +
 	"GetCluster\x12\x1e.footfall.v1.GetClusterRequest\x1a\x14.footfall.v1.Cluster\x12M\n" +
@@ -2240,7 +2827,11 @@ const file_footfall_v1_admin_proto_rawDesc = "" +
 	"ListShards\x12\x1e.footfall.v1.ListShardsRequest\x1a\x1f.footfall.v1.ListShardsResponse\x12P\n" +
 	"\vDrainMember\x12\x1f.footfall.v1.DrainMemberRequest\x1a .footfall.v1.DrainMemberResponse\x12M\n" +
 	"\n" +
-	"ListModels\x12\x1e.footfall.v1.ListModelsRequest\x1a\x1f.footfall.v1.ListModelsResponse\x12;\n" +
+	"ListModels\x12\x1e.footfall.v1.ListModelsRequest\x1a\x1f.footfall.v1.ListModelsResponse\x12B\n" +
+	"\vCanaryModel\x12\x1f.footfall.v1.CanaryModelRequest\x1a\x12.footfall.v1.Model\x12B\n" +
+	"\vShadowModel\x12\x1f.footfall.v1.ShadowModelRequest\x1a\x12.footfall.v1.Model\x12D\n" +
+	"\fPromoteModel\x12 .footfall.v1.PromoteModelRequest\x1a\x12.footfall.v1.Model\x12F\n" +
+	"\rRollbackModel\x12!.footfall.v1.RollbackModelRequest\x1a\x12.footfall.v1.Model\x12;\n" +
 	"\x04Tick\x12\x18.footfall.v1.TickRequest\x1a\x19.footfall.v1.TickResponse\x12G\n" +
 	"\bSetClock\x12\x1c.footfall.v1.SetClockRequest\x1a\x1d.footfall.v1.SetClockResponse\x12G\n" +
 	"\bWaitIdle\x12\x1c.footfall.v1.WaitIdleRequest\x1a\x1d.footfall.v1.WaitIdleResponse\x12C\n" +
@@ -2263,7 +2854,7 @@ func file_footfall_v1_admin_proto_rawDescGZIP() []byte {
 	return file_footfall_v1_admin_proto_rawDescData
 }
 
-var file_footfall_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_footfall_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_footfall_v1_admin_proto_goTypes = []any{
 	(*GetClusterRequest)(nil),         // 0: footfall.v1.GetClusterRequest
 	(*Cluster)(nil),                   // 1: footfall.v1.Cluster
@@ -2276,77 +2867,98 @@ var file_footfall_v1_admin_proto_goTypes = []any{
 	(*ListModelsRequest)(nil),         // 8: footfall.v1.ListModelsRequest
 	(*ListModelsResponse)(nil),        // 9: footfall.v1.ListModelsResponse
 	(*Model)(nil),                     // 10: footfall.v1.Model
-	(*ModelVersion)(nil),              // 11: footfall.v1.ModelVersion
-	(*TickRequest)(nil),               // 12: footfall.v1.TickRequest
-	(*TickResponse)(nil),              // 13: footfall.v1.TickResponse
-	(*SetClockRequest)(nil),           // 14: footfall.v1.SetClockRequest
-	(*SetClockResponse)(nil),          // 15: footfall.v1.SetClockResponse
-	(*WaitIdleRequest)(nil),           // 16: footfall.v1.WaitIdleRequest
-	(*WaitIdleResponse)(nil),          // 17: footfall.v1.WaitIdleResponse
-	(*VerifyRequest)(nil),             // 18: footfall.v1.VerifyRequest
-	(*VerifyProgress)(nil),            // 19: footfall.v1.VerifyProgress
-	(*ListDeadLettersRequest)(nil),    // 20: footfall.v1.ListDeadLettersRequest
-	(*ListDeadLettersResponse)(nil),   // 21: footfall.v1.ListDeadLettersResponse
-	(*DeadLetter)(nil),                // 22: footfall.v1.DeadLetter
-	(*GetDeadLetterRequest)(nil),      // 23: footfall.v1.GetDeadLetterRequest
-	(*GetDeadLetterResponse)(nil),     // 24: footfall.v1.GetDeadLetterResponse
-	(*ReplayDeadLettersRequest)(nil),  // 25: footfall.v1.ReplayDeadLettersRequest
-	(*ReplayDeadLettersResponse)(nil), // 26: footfall.v1.ReplayDeadLettersResponse
-	(*DeadLetterRefusal)(nil),         // 27: footfall.v1.DeadLetterRefusal
-	(*FixDeadLetterRequest)(nil),      // 28: footfall.v1.FixDeadLetterRequest
-	(*FixDeadLetterResponse)(nil),     // 29: footfall.v1.FixDeadLetterResponse
-	(*DropDeadLettersRequest)(nil),    // 30: footfall.v1.DropDeadLettersRequest
-	(*DropDeadLettersResponse)(nil),   // 31: footfall.v1.DropDeadLettersResponse
-	nil,                               // 32: footfall.v1.ModelVersion.EvaluationEntry
-	(ClockMode)(0),                    // 33: footfall.v1.ClockMode
-	(*timestamppb.Timestamp)(nil),     // 34: google.protobuf.Timestamp
-	(*Event)(nil),                     // 35: footfall.v1.Event
+	(*RolloutEvent)(nil),              // 11: footfall.v1.RolloutEvent
+	(*ModelTrial)(nil),                // 12: footfall.v1.ModelTrial
+	(*RolloutLimits)(nil),             // 13: footfall.v1.RolloutLimits
+	(*CanaryModelRequest)(nil),        // 14: footfall.v1.CanaryModelRequest
+	(*ShadowModelRequest)(nil),        // 15: footfall.v1.ShadowModelRequest
+	(*PromoteModelRequest)(nil),       // 16: footfall.v1.PromoteModelRequest
+	(*RollbackModelRequest)(nil),      // 17: footfall.v1.RollbackModelRequest
+	(*ModelVersion)(nil),              // 18: footfall.v1.ModelVersion
+	(*TickRequest)(nil),               // 19: footfall.v1.TickRequest
+	(*TickResponse)(nil),              // 20: footfall.v1.TickResponse
+	(*SetClockRequest)(nil),           // 21: footfall.v1.SetClockRequest
+	(*SetClockResponse)(nil),          // 22: footfall.v1.SetClockResponse
+	(*WaitIdleRequest)(nil),           // 23: footfall.v1.WaitIdleRequest
+	(*WaitIdleResponse)(nil),          // 24: footfall.v1.WaitIdleResponse
+	(*VerifyRequest)(nil),             // 25: footfall.v1.VerifyRequest
+	(*VerifyProgress)(nil),            // 26: footfall.v1.VerifyProgress
+	(*ListDeadLettersRequest)(nil),    // 27: footfall.v1.ListDeadLettersRequest
+	(*ListDeadLettersResponse)(nil),   // 28: footfall.v1.ListDeadLettersResponse
+	(*DeadLetter)(nil),                // 29: footfall.v1.DeadLetter
+	(*GetDeadLetterRequest)(nil),      // 30: footfall.v1.GetDeadLetterRequest
+	(*GetDeadLetterResponse)(nil),     // 31: footfall.v1.GetDeadLetterResponse
+	(*ReplayDeadLettersRequest)(nil),  // 32: footfall.v1.ReplayDeadLettersRequest
+	(*ReplayDeadLettersResponse)(nil), // 33: footfall.v1.ReplayDeadLettersResponse
+	(*DeadLetterRefusal)(nil),         // 34: footfall.v1.DeadLetterRefusal
+	(*FixDeadLetterRequest)(nil),      // 35: footfall.v1.FixDeadLetterRequest
+	(*FixDeadLetterResponse)(nil),     // 36: footfall.v1.FixDeadLetterResponse
+	(*DropDeadLettersRequest)(nil),    // 37: footfall.v1.DropDeadLettersRequest
+	(*DropDeadLettersResponse)(nil),   // 38: footfall.v1.DropDeadLettersResponse
+	nil,                               // 39: footfall.v1.ModelVersion.EvaluationEntry
+	(ClockMode)(0),                    // 40: footfall.v1.ClockMode
+	(*timestamppb.Timestamp)(nil),     // 41: google.protobuf.Timestamp
+	(*Event)(nil),                     // 42: footfall.v1.Event
 }
 var file_footfall_v1_admin_proto_depIdxs = []int32{
 	2,  // 0: footfall.v1.Cluster.members:type_name -> footfall.v1.Member
-	33, // 1: footfall.v1.Cluster.clock:type_name -> footfall.v1.ClockMode
-	34, // 2: footfall.v1.Member.started:type_name -> google.protobuf.Timestamp
+	40, // 1: footfall.v1.Cluster.clock:type_name -> footfall.v1.ClockMode
+	41, // 2: footfall.v1.Member.started:type_name -> google.protobuf.Timestamp
 	7,  // 3: footfall.v1.ListShardsResponse.shards:type_name -> footfall.v1.Shard
-	34, // 4: footfall.v1.Shard.last_checkpoint:type_name -> google.protobuf.Timestamp
+	41, // 4: footfall.v1.Shard.last_checkpoint:type_name -> google.protobuf.Timestamp
 	10, // 5: footfall.v1.ListModelsResponse.models:type_name -> footfall.v1.Model
-	11, // 6: footfall.v1.Model.versions:type_name -> footfall.v1.ModelVersion
-	32, // 7: footfall.v1.ModelVersion.evaluation:type_name -> footfall.v1.ModelVersion.EvaluationEntry
-	33, // 8: footfall.v1.SetClockRequest.mode:type_name -> footfall.v1.ClockMode
-	22, // 9: footfall.v1.ListDeadLettersResponse.letters:type_name -> footfall.v1.DeadLetter
-	22, // 10: footfall.v1.GetDeadLetterResponse.letter:type_name -> footfall.v1.DeadLetter
-	27, // 11: footfall.v1.ReplayDeadLettersResponse.refusals:type_name -> footfall.v1.DeadLetterRefusal
-	35, // 12: footfall.v1.FixDeadLetterRequest.events:type_name -> footfall.v1.Event
-	0,  // 13: footfall.v1.AdminService.GetCluster:input_type -> footfall.v1.GetClusterRequest
-	5,  // 14: footfall.v1.AdminService.ListShards:input_type -> footfall.v1.ListShardsRequest
-	3,  // 15: footfall.v1.AdminService.DrainMember:input_type -> footfall.v1.DrainMemberRequest
-	8,  // 16: footfall.v1.AdminService.ListModels:input_type -> footfall.v1.ListModelsRequest
-	12, // 17: footfall.v1.AdminService.Tick:input_type -> footfall.v1.TickRequest
-	14, // 18: footfall.v1.AdminService.SetClock:input_type -> footfall.v1.SetClockRequest
-	16, // 19: footfall.v1.AdminService.WaitIdle:input_type -> footfall.v1.WaitIdleRequest
-	18, // 20: footfall.v1.AdminService.Verify:input_type -> footfall.v1.VerifyRequest
-	20, // 21: footfall.v1.AdminService.ListDeadLetters:input_type -> footfall.v1.ListDeadLettersRequest
-	23, // 22: footfall.v1.AdminService.GetDeadLetter:input_type -> footfall.v1.GetDeadLetterRequest
-	25, // 23: footfall.v1.AdminService.ReplayDeadLetters:input_type -> footfall.v1.ReplayDeadLettersRequest
-	28, // 24: footfall.v1.AdminService.FixDeadLetter:input_type -> footfall.v1.FixDeadLetterRequest
-	30, // 25: footfall.v1.AdminService.DropDeadLetters:input_type -> footfall.v1.DropDeadLettersRequest
-	1,  // 26: footfall.v1.AdminService.GetCluster:output_type -> footfall.v1.Cluster
-	6,  // 27: footfall.v1.AdminService.ListShards:output_type -> footfall.v1.ListShardsResponse
-	4,  // 28: footfall.v1.AdminService.DrainMember:output_type -> footfall.v1.DrainMemberResponse
-	9,  // 29: footfall.v1.AdminService.ListModels:output_type -> footfall.v1.ListModelsResponse
-	13, // 30: footfall.v1.AdminService.Tick:output_type -> footfall.v1.TickResponse
-	15, // 31: footfall.v1.AdminService.SetClock:output_type -> footfall.v1.SetClockResponse
-	17, // 32: footfall.v1.AdminService.WaitIdle:output_type -> footfall.v1.WaitIdleResponse
-	19, // 33: footfall.v1.AdminService.Verify:output_type -> footfall.v1.VerifyProgress
-	21, // 34: footfall.v1.AdminService.ListDeadLetters:output_type -> footfall.v1.ListDeadLettersResponse
-	24, // 35: footfall.v1.AdminService.GetDeadLetter:output_type -> footfall.v1.GetDeadLetterResponse
-	26, // 36: footfall.v1.AdminService.ReplayDeadLetters:output_type -> footfall.v1.ReplayDeadLettersResponse
-	29, // 37: footfall.v1.AdminService.FixDeadLetter:output_type -> footfall.v1.FixDeadLetterResponse
-	31, // 38: footfall.v1.AdminService.DropDeadLetters:output_type -> footfall.v1.DropDeadLettersResponse
-	26, // [26:39] is the sub-list for method output_type
-	13, // [13:26] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	18, // 6: footfall.v1.Model.versions:type_name -> footfall.v1.ModelVersion
+	11, // 7: footfall.v1.Model.events:type_name -> footfall.v1.RolloutEvent
+	41, // 8: footfall.v1.RolloutEvent.time:type_name -> google.protobuf.Timestamp
+	41, // 9: footfall.v1.ModelTrial.since:type_name -> google.protobuf.Timestamp
+	13, // 10: footfall.v1.CanaryModelRequest.limits:type_name -> footfall.v1.RolloutLimits
+	13, // 11: footfall.v1.ShadowModelRequest.limits:type_name -> footfall.v1.RolloutLimits
+	39, // 12: footfall.v1.ModelVersion.evaluation:type_name -> footfall.v1.ModelVersion.EvaluationEntry
+	12, // 13: footfall.v1.ModelVersion.trial:type_name -> footfall.v1.ModelTrial
+	40, // 14: footfall.v1.SetClockRequest.mode:type_name -> footfall.v1.ClockMode
+	29, // 15: footfall.v1.ListDeadLettersResponse.letters:type_name -> footfall.v1.DeadLetter
+	29, // 16: footfall.v1.GetDeadLetterResponse.letter:type_name -> footfall.v1.DeadLetter
+	34, // 17: footfall.v1.ReplayDeadLettersResponse.refusals:type_name -> footfall.v1.DeadLetterRefusal
+	42, // 18: footfall.v1.FixDeadLetterRequest.events:type_name -> footfall.v1.Event
+	0,  // 19: footfall.v1.AdminService.GetCluster:input_type -> footfall.v1.GetClusterRequest
+	5,  // 20: footfall.v1.AdminService.ListShards:input_type -> footfall.v1.ListShardsRequest
+	3,  // 21: footfall.v1.AdminService.DrainMember:input_type -> footfall.v1.DrainMemberRequest
+	8,  // 22: footfall.v1.AdminService.ListModels:input_type -> footfall.v1.ListModelsRequest
+	14, // 23: footfall.v1.AdminService.CanaryModel:input_type -> footfall.v1.CanaryModelRequest
+	15, // 24: footfall.v1.AdminService.ShadowModel:input_type -> footfall.v1.ShadowModelRequest
+	16, // 25: footfall.v1.AdminService.PromoteModel:input_type -> footfall.v1.PromoteModelRequest
+	17, // 26: footfall.v1.AdminService.RollbackModel:input_type -> footfall.v1.RollbackModelRequest
+	19, // 27: footfall.v1.AdminService.Tick:input_type -> footfall.v1.TickRequest
+	21, // 28: footfall.v1.AdminService.SetClock:input_type -> footfall.v1.SetClockRequest
+	23, // 29: footfall.v1.AdminService.WaitIdle:input_type -> footfall.v1.WaitIdleRequest
+	25, // 30: footfall.v1.AdminService.Verify:input_type -> footfall.v1.VerifyRequest
+	27, // 31: footfall.v1.AdminService.ListDeadLetters:input_type -> footfall.v1.ListDeadLettersRequest
+	30, // 32: footfall.v1.AdminService.GetDeadLetter:input_type -> footfall.v1.GetDeadLetterRequest
+	32, // 33: footfall.v1.AdminService.ReplayDeadLetters:input_type -> footfall.v1.ReplayDeadLettersRequest
+	35, // 34: footfall.v1.AdminService.FixDeadLetter:input_type -> footfall.v1.FixDeadLetterRequest
+	37, // 35: footfall.v1.AdminService.DropDeadLetters:input_type -> footfall.v1.DropDeadLettersRequest
+	1,  // 36: footfall.v1.AdminService.GetCluster:output_type -> footfall.v1.Cluster
+	6,  // 37: footfall.v1.AdminService.ListShards:output_type -> footfall.v1.ListShardsResponse
+	4,  // 38: footfall.v1.AdminService.DrainMember:output_type -> footfall.v1.DrainMemberResponse
+	9,  // 39: footfall.v1.AdminService.ListModels:output_type -> footfall.v1.ListModelsResponse
+	10, // 40: footfall.v1.AdminService.CanaryModel:output_type -> footfall.v1.Model
+	10, // 41: footfall.v1.AdminService.ShadowModel:output_type -> footfall.v1.Model
+	10, // 42: footfall.v1.AdminService.PromoteModel:output_type -> footfall.v1.Model
+	10, // 43: footfall.v1.AdminService.RollbackModel:output_type -> footfall.v1.Model
+	20, // 44: footfall.v1.AdminService.Tick:output_type -> footfall.v1.TickResponse
+	22, // 45: footfall.v1.AdminService.SetClock:output_type -> footfall.v1.SetClockResponse
+	24, // 46: footfall.v1.AdminService.WaitIdle:output_type -> footfall.v1.WaitIdleResponse
+	26, // 47: footfall.v1.AdminService.Verify:output_type -> footfall.v1.VerifyProgress
+	28, // 48: footfall.v1.AdminService.ListDeadLetters:output_type -> footfall.v1.ListDeadLettersResponse
+	31, // 49: footfall.v1.AdminService.GetDeadLetter:output_type -> footfall.v1.GetDeadLetterResponse
+	33, // 50: footfall.v1.AdminService.ReplayDeadLetters:output_type -> footfall.v1.ReplayDeadLettersResponse
+	36, // 51: footfall.v1.AdminService.FixDeadLetter:output_type -> footfall.v1.FixDeadLetterResponse
+	38, // 52: footfall.v1.AdminService.DropDeadLetters:output_type -> footfall.v1.DropDeadLettersResponse
+	36, // [36:53] is the sub-list for method output_type
+	19, // [19:36] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_footfall_v1_admin_proto_init() }
@@ -2362,7 +2974,7 @@ func file_footfall_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_footfall_v1_admin_proto_rawDesc), len(file_footfall_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   33,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,10 @@ const (
 	AdminService_ListShards_FullMethodName        = "/footfall.v1.AdminService/ListShards"
 	AdminService_DrainMember_FullMethodName       = "/footfall.v1.AdminService/DrainMember"
 	AdminService_ListModels_FullMethodName        = "/footfall.v1.AdminService/ListModels"
+	AdminService_CanaryModel_FullMethodName       = "/footfall.v1.AdminService/CanaryModel"
+	AdminService_ShadowModel_FullMethodName       = "/footfall.v1.AdminService/ShadowModel"
+	AdminService_PromoteModel_FullMethodName      = "/footfall.v1.AdminService/PromoteModel"
+	AdminService_RollbackModel_FullMethodName     = "/footfall.v1.AdminService/RollbackModel"
 	AdminService_Tick_FullMethodName              = "/footfall.v1.AdminService/Tick"
 	AdminService_SetClock_FullMethodName          = "/footfall.v1.AdminService/SetClock"
 	AdminService_WaitIdle_FullMethodName          = "/footfall.v1.AdminService/WaitIdle"
@@ -43,6 +47,14 @@ type AdminServiceClient interface {
 	// DrainMember has a member give its shards up for good, and then end. It answers once that has begun.
 	DrainMember(ctx context.Context, in *DrainMemberRequest, opts ...grpc.CallOption) (*DrainMemberResponse, error)
 	ListModels(ctx context.Context, in *ListModelsRequest, opts ...grpc.CallOption) (*ListModelsResponse, error)
+	// CanaryModel gives a share of the customers the scores of a version that is to be tried, always the same customers.
+	CanaryModel(ctx context.Context, in *CanaryModelRequest, opts ...grpc.CallOption) (*Model, error)
+	// ShadowModel has a version score beside the champion and compares. Nobody sees its scores.
+	ShadowModel(ctx context.Context, in *ShadowModelRequest, opts ...grpc.CallOption) (*Model, error)
+	// PromoteModel makes a version the one whose scores all customers get.
+	PromoteModel(ctx context.Context, in *PromoteModelRequest, opts ...grpc.CallOption) (*Model, error)
+	// RollbackModel ends what is tried; where nothing is, the version that served before serves again.
+	RollbackModel(ctx context.Context, in *RollbackModelRequest, opts ...grpc.CallOption) (*Model, error)
 	// Tick ends a day in every shard's log.
 	Tick(ctx context.Context, in *TickRequest, opts ...grpc.CallOption) (*TickResponse, error)
 	SetClock(ctx context.Context, in *SetClockRequest, opts ...grpc.CallOption) (*SetClockResponse, error)
@@ -103,6 +115,46 @@ func (c *adminServiceClient) ListModels(ctx context.Context, in *ListModelsReque
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListModelsResponse)
 	err := c.cc.Invoke(ctx, AdminService_ListModels_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) CanaryModel(ctx context.Context, in *CanaryModelRequest, opts ...grpc.CallOption) (*Model, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Model)
+	err := c.cc.Invoke(ctx, AdminService_CanaryModel_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) ShadowModel(ctx context.Context, in *ShadowModelRequest, opts ...grpc.CallOption) (*Model, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Model)
+	err := c.cc.Invoke(ctx, AdminService_ShadowModel_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) PromoteModel(ctx context.Context, in *PromoteModelRequest, opts ...grpc.CallOption) (*Model, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Model)
+	err := c.cc.Invoke(ctx, AdminService_PromoteModel_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) RollbackModel(ctx context.Context, in *RollbackModelRequest, opts ...grpc.CallOption) (*Model, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Model)
+	err := c.cc.Invoke(ctx, AdminService_RollbackModel_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -217,6 +269,14 @@ type AdminServiceServer interface {
 	// DrainMember has a member give its shards up for good, and then end. It answers once that has begun.
 	DrainMember(context.Context, *DrainMemberRequest) (*DrainMemberResponse, error)
 	ListModels(context.Context, *ListModelsRequest) (*ListModelsResponse, error)
+	// CanaryModel gives a share of the customers the scores of a version that is to be tried, always the same customers.
+	CanaryModel(context.Context, *CanaryModelRequest) (*Model, error)
+	// ShadowModel has a version score beside the champion and compares. Nobody sees its scores.
+	ShadowModel(context.Context, *ShadowModelRequest) (*Model, error)
+	// PromoteModel makes a version the one whose scores all customers get.
+	PromoteModel(context.Context, *PromoteModelRequest) (*Model, error)
+	// RollbackModel ends what is tried; where nothing is, the version that served before serves again.
+	RollbackModel(context.Context, *RollbackModelRequest) (*Model, error)
 	// Tick ends a day in every shard's log.
 	Tick(context.Context, *TickRequest) (*TickResponse, error)
 	SetClock(context.Context, *SetClockRequest) (*SetClockResponse, error)
@@ -254,6 +314,18 @@ func (UnimplementedAdminServiceServer) DrainMember(context.Context, *DrainMember
 }
 func (UnimplementedAdminServiceServer) ListModels(context.Context, *ListModelsRequest) (*ListModelsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListModels not implemented")
+}
+func (UnimplementedAdminServiceServer) CanaryModel(context.Context, *CanaryModelRequest) (*Model, error) {
+	return nil, status.Error(codes.Unimplemented, "method CanaryModel not implemented")
+}
+func (UnimplementedAdminServiceServer) ShadowModel(context.Context, *ShadowModelRequest) (*Model, error) {
+	return nil, status.Error(codes.Unimplemented, "method ShadowModel not implemented")
+}
+func (UnimplementedAdminServiceServer) PromoteModel(context.Context, *PromoteModelRequest) (*Model, error) {
+	return nil, status.Error(codes.Unimplemented, "method PromoteModel not implemented")
+}
+func (UnimplementedAdminServiceServer) RollbackModel(context.Context, *RollbackModelRequest) (*Model, error) {
+	return nil, status.Error(codes.Unimplemented, "method RollbackModel not implemented")
 }
 func (UnimplementedAdminServiceServer) Tick(context.Context, *TickRequest) (*TickResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Tick not implemented")
@@ -371,6 +443,78 @@ func _AdminService_ListModels_Handler(srv interface{}, ctx context.Context, dec 
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AdminServiceServer).ListModels(ctx, req.(*ListModelsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_CanaryModel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CanaryModelRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).CanaryModel(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_CanaryModel_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).CanaryModel(ctx, req.(*CanaryModelRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_ShadowModel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ShadowModelRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ShadowModel(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ShadowModel_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ShadowModel(ctx, req.(*ShadowModelRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_PromoteModel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PromoteModelRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).PromoteModel(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_PromoteModel_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).PromoteModel(ctx, req.(*PromoteModelRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_RollbackModel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RollbackModelRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).RollbackModel(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_RollbackModel_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).RollbackModel(ctx, req.(*RollbackModelRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -552,6 +696,22 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListModels",
 			Handler:    _AdminService_ListModels_Handler,
+		},
+		{
+			MethodName: "CanaryModel",
+			Handler:    _AdminService_CanaryModel_Handler,
+		},
+		{
+			MethodName: "ShadowModel",
+			Handler:    _AdminService_ShadowModel_Handler,
+		},
+		{
+			MethodName: "PromoteModel",
+			Handler:    _AdminService_PromoteModel_Handler,
+		},
+		{
+			MethodName: "RollbackModel",
+			Handler:    _AdminService_RollbackModel_Handler,
 		},
 		{
 			MethodName: "Tick",

@@ -50,7 +50,9 @@ type CheckpointMeta struct {
 	// Purchases that came too late for their day's tile.
 	TooLate uint64 `protobuf:"varint,14,opt,name=too_late,json=tooLate,proto3" json:"too_late,omitempty"`
 	// The origins of the last messages that nodes republished, 16 bytes each, oldest first.
-	Origins       []byte `protobuf:"bytes,15,opt,name=origins,proto3" json:"origins,omitempty"`
+	Origins []byte `protobuf:"bytes,15,opt,name=origins,proto3" json:"origins,omitempty"`
+	// The versions whose scores customers are to have, as the scorer said last.
+	Serving       []*ModelRef `protobuf:"bytes,16,rep,name=serving,proto3" json:"serving,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -190,6 +192,13 @@ func (x *CheckpointMeta) GetOrigins() []byte {
 	return nil
 }
 
+func (x *CheckpointMeta) GetServing() []*ModelRef {
+	if x != nil {
+		return x.Serving
+	}
+	return nil
+}
+
 type ProducerMark struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Producer      string                 `protobuf:"bytes,1,opt,name=producer,proto3" json:"producer,omitempty"`
@@ -298,7 +307,7 @@ var File_footfall_v1_checkpoint_proto protoreflect.FileDescriptor
 
 const file_footfall_v1_checkpoint_proto_rawDesc = "" +
 	"\n" +
-	"\x1cfootfall/v1/checkpoint.proto\x12\vfootfall.v1\x1a\x19footfall/v1/control.proto\"\xf4\x03\n" +
+	"\x1cfootfall/v1/checkpoint.proto\x12\vfootfall.v1\x1a\x19footfall/v1/control.proto\"\xa5\x04\n" +
 	"\x0eCheckpointMeta\x12\x1f\n" +
 	"\vnext_offset\x18\x01 \x01(\x04R\n" +
 	"nextOffset\x12\x10\n" +
@@ -319,7 +328,8 @@ const file_footfall_v1_checkpoint_proto_rawDesc = "" +
 	"\n" +
 	"epoch_read\x18\r \x01(\x04R\tepochRead\x12\x19\n" +
 	"\btoo_late\x18\x0e \x01(\x04R\atooLate\x12\x18\n" +
-	"\aorigins\x18\x0f \x01(\fR\aorigins\"F\n" +
+	"\aorigins\x18\x0f \x01(\fR\aorigins\x12/\n" +
+	"\aserving\x18\x10 \x03(\v2\x15.footfall.v1.ModelRefR\aserving\"F\n" +
 	"\fProducerMark\x12\x1a\n" +
 	"\bproducer\x18\x01 \x01(\tR\bproducer\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\":\n" +
@@ -350,11 +360,12 @@ var file_footfall_v1_checkpoint_proto_depIdxs = []int32{
 	3, // 0: footfall.v1.CheckpointMeta.clock:type_name -> footfall.v1.ClockMode
 	1, // 1: footfall.v1.CheckpointMeta.producers:type_name -> footfall.v1.ProducerMark
 	2, // 2: footfall.v1.CheckpointMeta.models:type_name -> footfall.v1.ModelRef
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	2, // 3: footfall.v1.CheckpointMeta.serving:type_name -> footfall.v1.ModelRef
+	4, // [4:4] is the sub-list for method output_type
+	4, // [4:4] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_footfall_v1_checkpoint_proto_init() }
