@@ -268,16 +268,25 @@ func (m *Membership) firstJoin(ctx context.Context) error {
 	}
 }
 
-// keepJoined tries those who are not there, more often while nobody is.
+// The time between two tries while somebody is missed: it doubles. One that is missed for longer
+// is tried every RejoinEvery.
+const (
+	missedLeast = 250 * time.Millisecond
+	missedMost  = 2 * time.Second
+	missedFor   = time.Minute
+)
+
+// keepJoined tries those who are not there, more often while nobody is, or one was a moment ago:
+// when the network is whole again, its halves should not wait.
 func (m *Membership) keepJoined(ctx context.Context) {
-	alone := 250 * time.Millisecond
+	quick := missedLeast
 	for {
 		wait := m.cfg.RejoinEvery
-		if len(m.cfg.Join) > 0 && len(m.Members()) == 1 {
-			wait = min(alone, wait)
-			alone = min(2*alone, 5*time.Second)
+		if m.misses() {
+			wait = min(quick, wait)
+			quick = min(2*quick, missedMost)
 		} else {
-			alone = 250 * time.Millisecond
+			quick = missedLeast
 		}
 		if !pause(ctx, wait) {
 			return
@@ -285,6 +294,25 @@ func (m *Membership) keepJoined(ctx context.Context) {
 		m.join(ctx, false)
 	}
 }
+
+// misses tells whether this member is alone though it has seeds, or has lost another a moment ago.
+func (m *Membership) misses() bool {
+	now := m.cfg.Now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.cfg.Join) > 0 && len(m.peers) <= 1 {
+		return true
+	}
+	for _, at := range m.lost {
+		if now.Sub(at) < missedFor {
+			return true
+		}
+	}
+	return false
+}
+
+// joinAtOnce bounds how many addresses are tried at a time: one that says nothing takes seconds.
+const joinAtOnce = 16
 
 // join tries every seed and every lost member that is not there, or all of them again.
 func (m *Membership) join(ctx context.Context, again bool) {
@@ -313,16 +341,24 @@ func (m *Membership) join(ctx context.Context, again bool) {
 		}
 	}
 	slices.Sort(try)
+	var tries sync.WaitGroup
+	defer tries.Wait()
+	free := make(chan struct{}, joinAtOnce)
 	for _, addr := range slices.Compact(try) {
 		if there[addr] && !again {
 			continue
 		}
-		if ctx.Err() != nil {
+		select {
+		case free <- struct{}{}:
+		case <-ctx.Done():
 			return
 		}
-		if _, err := m.list.Join([]string{addr}); err != nil {
-			m.logger.Debug("not joined; trying again", "address", addr, "error", err)
-		}
+		tries.Go(func() {
+			defer func() { <-free }()
+			if _, err := m.list.Join([]string{addr}); err != nil {
+				m.logger.Debug("not joined; trying again", "address", addr, "error", err)
+			}
+		})
 	}
 }
 
