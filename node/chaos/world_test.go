@@ -289,7 +289,7 @@ func (w *world) alive() {
 	}
 }
 
-// everybodyAnswers returns once every node answers for every shard, and how long that took. A node that
+// everybodyAnswers returns once every node that is awake answers for every shard, and how long that took. A node that
 // has ended by itself, or a shard that is served by nobody for so long, fails the test.
 func (w *world) everybodyAnswers(within time.Duration) time.Duration {
 	w.t.Helper()
@@ -298,7 +298,7 @@ func (w *world) everybodyAnswers(within time.Duration) time.Duration {
 	defer cancel()
 	var work sync.WaitGroup
 	failed := make(chan string, most)
-	for _, m := range w.running() {
+	for _, m := range w.awake() {
 		work.Go(func() {
 			err := local.Await(ctx, func(ctx context.Context) error {
 				if err := m.process.Ended(); err != nil {
@@ -315,18 +315,19 @@ func (w *world) everybodyAnswers(within time.Duration) time.Duration {
 		})
 	}
 	work.Wait()
+	took := time.Since(began)
 	w.alive()
 	close(failed)
 	for f := range failed {
 		w.tellShards()
 		require.Fail(w.t, "a node does not answer for every shard", f)
 	}
-	return time.Since(began)
+	return took
 }
 
 // tellShards says what each node knows of its shards.
 func (w *world) tellShards() {
-	for _, m := range w.running() {
+	for _, m := range w.awake() {
 		ctx, cancel := context.WithTimeout(w.t.Context(), 5*time.Second)
 		list, err := m.ListShards(ctx, &footfallv1.ListShardsRequest{})
 		cancel()
