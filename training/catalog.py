@@ -15,6 +15,7 @@ from training import measures, networks, segments, store
 from training.contract import Contract
 from training.runtime import keras
 from training.table import FEATURES, SEQUENCE, Splits, Table, TableError
+from training.trainable import Trainable
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Forecast:
         inputs: features or sequence.
         build: makes the network from the training rows' inputs.
         schedule: how it is fitted.
+        trainable: whether a server can train it on (see :mod:`training.trainable`).
     """
 
     name: str
@@ -36,6 +38,7 @@ class Forecast:
     inputs: str
     build: Callable[[NDArray[np.float32]], keras.Model]
     schedule: networks.Schedule
+    trainable: bool = False
 
     def train(self, table: Table, splits: Splits, models: Path, version: int, seed: int) -> Contract:
         """Fits on the training weeks, calibrates on the validation weeks, exports, and tests the export on later ones.
@@ -51,9 +54,12 @@ class Forecast:
             network, self.schedule, (x, train.labels[self.label]), (x_validate, validate.labels[self.label]), seed
         )
         slope = networks.calibrate(network, x_validate, validate.labels[self.label])
-        network = networks.probabilities(network)
+        logits, network = network, networks.probabilities(network)
         with store.Draft(models, self.name) as draft:
-            store.export(network, draft.folder)
+            if self.trainable:
+                Trainable(logits, self.inputs).write(draft.folder)
+            else:
+                store.export(network, draft.folder)
             store.check_export(draft.folder, network, x_test)
             evaluation = measures.of_probabilities(test.labels[self.label], store.score(draft.folder, x_test))
             contract = Contract(
@@ -204,6 +210,7 @@ MODELS: tuple[Forecast | Segmentation, ...] = (
         inputs="features",
         build=networks.dense,
         schedule=networks.Schedule(epochs=20, rate=2e-3, decay=0.02),
+        trainable=True,
     ),
     Forecast(
         name="purchase_sequence",
@@ -221,6 +228,7 @@ MODELS: tuple[Forecast | Segmentation, ...] = (
         inputs="features",
         build=networks.dense_ramps,
         schedule=networks.Schedule(epochs=12, rate=1e-3, decay=0.05),
+        trainable=True,
     ),
     Segmentation(
         name="customer_segmentation",
