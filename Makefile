@@ -7,6 +7,7 @@
 #   PYTHON=...         the Python to set up with
 #   LINT=0             make test without the linters
 #   FUZZTIME=30s       how long make fuzz gives each target
+#   NODES=3            how many nodes make cluster starts
 #   CLUSTER_DIR=...    where make cluster keeps its data from run to run (without it: nowhere)
 #   RABBITMQ_DIR=...   where make rabbitmq keeps its data from run to run (without it: nowhere)
 #   POSTGRES_DIR=...   the same of make postgres
@@ -78,7 +79,7 @@ bench: build ## the benchmarks as ratios against the limit in the same run; also
 cluster: build rabbitmq-install postgres-install ## three nodes with RabbitMQ, PostgreSQL and Prometheus, until Ctrl-C
 	@scripts/servers.sh prometheus || echo "footfall: the cluster goes without Prometheus" >&2
 	@CGO_ENABLED=0 go build -o build/cluster ./deploy/local/cluster
-	@exec build/cluster $(if $(CLUSTER_DIR),--dir "$(CLUSTER_DIR)")
+	@exec build/cluster $(if $(CLUSTER_DIR),--dir "$(CLUSTER_DIR)") $(if $(NODES),--nodes $(NODES))
 
 .PHONY: rabbitmq
 rabbitmq: rabbitmq-install ## a RabbitMQ broker of its own on free ports, until Ctrl-C
@@ -111,7 +112,7 @@ clean: ## removes what builds made (not data/, .venv/ and .tools/)
 
 # The quick checks first, the linters last: they take longest to install.
 .PHONY: test
-test: build generate-check tidy-check test-go test-python $(if $(filter 0,$(LINT)),,lint) ## every test and check; what CI runs (LINT=0: without the linters)
+test: build generate-check tidy-check test-go test-python test-deploy $(if $(filter 0,$(LINT)),,lint) ## every test and check; what CI runs (LINT=0: without the linters)
 	@echo "footfall: every test passed" >&2
 
 # The parts of make test share two cores and one screen.
@@ -128,6 +129,10 @@ oip-client: setup ## an outside client of the Open Inference Protocol, for a tes
 .PHONY: test-python
 test-python: build ## the Python tests alone
 	@scripts/test-python.sh
+
+.PHONY: test-deploy
+test-deploy: setup ## the checks of images, compose and the chart alone
+	@scripts/test-deploy.sh
 
 .PHONY: fuzz
 fuzz: setup ## every fuzz target for FUZZTIME (30s)
@@ -157,7 +162,7 @@ generate-check: tools-generate ## fails where committed generated code is not wh
 
 .PHONY: tidy-check
 tidy-check: ## fails where go.mod and go.sum are not what the code imports
-	@go mod tidy -diff || { echo "footfall: go.mod or go.sum is not tidy; run go mod tidy and commit" >&2; exit 1; }
+	@{ go mod tidy -diff && cd deploy/check && go mod tidy -diff; } || { echo "footfall: go.mod or go.sum is not tidy; run go mod tidy and commit" >&2; exit 1; }
 
 .PHONY: lock
 lock: ## resolves requirements*.in into the pinned requirements*.txt

@@ -19,11 +19,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// engine carries a Dockerfile out as far as our own need it: FROM, COPY, RUN, ARG, ENV, WORKDIR, and what only describes.
+// builder carries a Dockerfile out as far as our own need it: FROM, COPY, RUN, ARG, ENV, WORKDIR, and what only describes.
 //
 // An image that a stage is FROM is stood in for by this machine, as an overlay that takes what the stage writes; scratch is an
 // empty folder. So the steps run as they stand, with their paths, but with the tools of this machine.
-type engine struct {
+type builder struct {
 	t       *testing.T
 	context string
 	dir     string
@@ -65,7 +65,7 @@ func parse(t *testing.T, file string) []instructions.Stage {
 // build carries a Dockerfile out and returns its last stage.
 func build(t *testing.T, file, context string, args map[string]string) *stage {
 	t.Helper()
-	e := &engine{t: t, context: context, dir: t.TempDir(), args: args, stages: map[string]*stage{}}
+	e := &builder{t: t, context: context, dir: t.TempDir(), args: args, stages: map[string]*stage{}}
 	ignore, err := os.Open(filepath.Join(context, ".dockerignore"))
 	require.NoError(t, err)
 	defer ignore.Close()
@@ -89,7 +89,7 @@ func build(t *testing.T, file, context string, args map[string]string) *stage {
 	return last
 }
 
-func (e *engine) do(s *stage, c instructions.Command) {
+func (e *builder) do(s *stage, c instructions.Command) {
 	e.t.Helper()
 	switch c := c.(type) {
 	case *instructions.ArgCommand:
@@ -128,11 +128,11 @@ func (e *engine) do(s *stage, c instructions.Command) {
 		s.health = c.Health.Test[1:]
 	case *instructions.ExposeCommand, *instructions.StopSignalCommand:
 	default:
-		require.Fail(e.t, "the engine does not know it", "%s", c)
+		require.Fail(e.t, "the builder does not know it", "%s", c)
 	}
 }
 
-func (e *engine) expand(s *stage, word string) string {
+func (e *builder) expand(s *stage, word string) string {
 	env := []string{}
 	for k, v := range s.args {
 		env = append(env, k+"="+v)
@@ -144,7 +144,7 @@ func (e *engine) expand(s *stage, word string) string {
 
 // copy brings files from the context, less what is ignored, or from another stage; those of a stage are linked,
 // since they are large and nothing changes them in place.
-func (e *engine) copy(s *stage, c *instructions.CopyCommand) {
+func (e *builder) copy(s *stage, c *instructions.CopyCommand) {
 	e.t.Helper()
 	dest := c.DestPath
 	if !strings.HasPrefix(dest, "/") {
@@ -208,7 +208,7 @@ func (e *engine) copy(s *stage, c *instructions.CopyCommand) {
 	}
 }
 
-func (e *engine) ignores(path string) bool {
+func (e *builder) ignores(path string) bool {
 	rel, err := filepath.Rel(e.context, path)
 	require.NoError(e.t, err)
 	ignored, err := e.ignored.MatchesOrParentMatches(rel)
@@ -216,7 +216,7 @@ func (e *engine) ignores(path string) bool {
 	return ignored
 }
 
-func (e *engine) link(from, to string, info fs.FileInfo) {
+func (e *builder) link(from, to string, info fs.FileInfo) {
 	e.t.Helper()
 	require.NoError(e.t, os.MkdirAll(filepath.Dir(to), 0o755))
 	if info.Mode()&fs.ModeSymlink != 0 {
@@ -234,7 +234,7 @@ func (e *engine) link(from, to string, info fs.FileInfo) {
 }
 
 // run carries a command line out in the stage, as root.
-func (e *engine) run(s *stage, line string) {
+func (e *builder) run(s *stage, line string) {
 	e.t.Helper()
 	work, root := s.files+"-work", s.files+"-root"
 	require.NoError(e.t, os.MkdirAll(work, 0o755))
