@@ -47,9 +47,9 @@ func PruneGossipKeys(path string) (keys int, err error) {
 }
 
 // changeKeys writes a file of keys anew. Comments stay, before the keys.
-func changeKeys(path string, make bool, change func([]string) ([]string, error), count *int) error {
+func changeKeys(path string, create bool, change func([]string) ([]string, error), count *int) error {
 	text, err := os.ReadFile(path)
-	if err != nil && (!make || !errors.Is(err, fs.ErrNotExist)) {
+	if err != nil && (!create || !errors.Is(err, fs.ErrNotExist)) {
 		return err
 	}
 	var keys, comments []string

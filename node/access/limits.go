@@ -56,11 +56,11 @@ func (r *rates) of(key string) *rate.Limiter {
 	defer r.mu.Unlock()
 	if e, ok := r.byKey[key]; ok {
 		r.order.MoveToFront(e)
-		return e.Value.(*caller).limiter //nolint:forcetypeassert,errcheck // the list holds nothing else
+		return e.Value.(*caller).limiter
 	}
 	if r.order.Len() >= maxCallers {
 		last := r.order.Back()
-		delete(r.byKey, last.Value.(*caller).key) //nolint:forcetypeassert,errcheck // as above
+		delete(r.byKey, last.Value.(*caller).key)
 		r.order.Remove(last)
 	}
 	c := &caller{key, rate.NewLimiter(r.limit, r.burst)}
@@ -118,8 +118,8 @@ func (l *listener) Accept() (net.Conn, error) {
 		if l.enter(key) {
 			return &conn{Conn: c, leave: sync.OnceFunc(func() { l.leave(key) })}, nil
 		}
-		_ = c.Close() // nothing was said
 		l.access.metrics.turnedAway.WithLabelValues(l.name).Inc()
+		_ = c.Close() // nothing was said
 		l.access.log.Warn("connections turned away: there are too many", "listener", l.name, "remote", key)
 	}
 }

@@ -15,6 +15,7 @@ var methods = map[string]Role{
 
 	"/footfall.v1.AdminService/GetCluster":        Read,
 	"/footfall.v1.AdminService/ListShards":        Read,
+	"/footfall.v1.AdminService/ListHotCustomers":  Read,
 	"/footfall.v1.AdminService/ListModels":        Read,
 	"/footfall.v1.AdminService/CanaryModel":       Operate,
 	"/footfall.v1.AdminService/ShadowModel":       Operate,
@@ -62,6 +63,7 @@ var routes = []route{
 	{http.MethodPost, "/v1/events", Ingest},
 
 	{http.MethodPost, "/v1/customers:batchGet", Read},
+	{http.MethodGet, "/v1/customers:hot", Read},
 	{http.MethodGet, "/v1/customers/{customer_id}", Read},
 	{http.MethodGet, "/v1/customers/{customer_id}/history", Read},
 	{http.MethodGet, "/v1/cluster", Read},
@@ -71,6 +73,10 @@ var routes = []route{
 	{http.MethodPost, "/v1/models/{name}:shadow", Operate},
 	{http.MethodPost, "/v1/models/{name}:promote", Operate},
 	{http.MethodPost, "/v1/models/{name}:rollback", Operate},
+	{http.MethodGet, "/v1/drift", Read},
+	{http.MethodGet, "/v1/audiences", Read},
+	{http.MethodGet, "/v1/audiences/{name}", Read},
+	{http.MethodGet, "/v1/insights", Read},
 	{http.MethodGet, "/v1/deadletters", Read},
 	{http.MethodGet, "/v1/deadletters/{id}", Read},
 	{http.MethodPost, "/v1/deadletters/{id}:fix", Operate},

@@ -141,15 +141,17 @@ func decodeToken(item *yaml.Node) (t Token, faults []error) {
 	return t, faults
 }
 
-func decodeField(t *Token, name string, value *yaml.Node) (err error) {
+func decodeField(t *Token, name string, value *yaml.Node) error {
 	if name == "roles" {
 		var names []string
 		if value.Kind != yaml.SequenceNode || value.Decode(&names) != nil {
 			return errors.New("roles: must be a list of ingest, read and operate")
 		}
-		if t.Roles, err = ParseRoles(names); err != nil {
+		roles, err := ParseRoles(names)
+		if err != nil {
 			return fmt.Errorf("roles: %w", err)
 		}
+		t.Roles = roles
 		return nil
 	}
 	if value.Kind != yaml.ScalarNode {
@@ -168,10 +170,11 @@ func decodeField(t *Token, name string, value *yaml.Node) (err error) {
 		}
 		copy(t.Sum[:], sum)
 	case "expires":
-		if t.Expires, err = time.Parse(time.RFC3339, value.Value); err != nil || t.Expires.IsZero() {
+		end, err := time.Parse(time.RFC3339, value.Value)
+		if end = end.UTC().Truncate(time.Second); err != nil || end.Year() < 1970 || end.Year() > 9999 {
 			return errors.New(`expires: must be a time such as "2027-01-31T00:00:00Z"`)
 		}
-		t.Expires = t.Expires.UTC()
+		t.Expires = end
 	default:
 		return fmt.Errorf("%s: no such field: they are name, roles, sha256 and expires", clip(name))
 	}

@@ -51,6 +51,7 @@ type API struct {
 
 	health     *health.Server
 	endStreams func()
+	patterns   []string
 }
 
 // New makes the API.
@@ -105,6 +106,7 @@ func New(o Options) (*API, error) {
 		inferencev2.RegisterGRPCInferenceServiceServer(a.GRPC, inferenceServer)
 	}
 	reflection.Register(a.GRPC)
+	a.patterns = s.patterns
 	a.SetReady(false)
 	return a, nil
 }

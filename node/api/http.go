@@ -154,6 +154,23 @@ type server struct {
 	// inference is the Open Inference Protocol; nil without models.
 	inference http.Handler
 	access    *access.Access
+	// patterns are the pages, for a test that each has a role.
+	patterns []string
+}
+
+// patterns is a ServeMux that remembers what it serves.
+type patterns struct {
+	*http.ServeMux
+	into *[]string
+}
+
+func (p *patterns) Handle(pattern string, h http.Handler) {
+	*p.into = append(*p.into, pattern)
+	p.ServeMux.Handle(pattern, h)
+}
+
+func (p *patterns) HandleFunc(pattern string, f func(http.ResponseWriter, *http.Request)) {
+	p.Handle(pattern, http.HandlerFunc(f))
 }
 
 // Readiness is the answer of /readyz.
@@ -175,7 +192,7 @@ func (s *server) handler() (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	mux := http.NewServeMux()
+	mux := &patterns{ServeMux: http.NewServeMux(), into: &s.patterns}
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, map[string]bool{"alive": true})
 	})
