@@ -177,6 +177,10 @@ func (s *shard) Receive(ctx actor.Context) {
 		}
 	case *scored:
 		s.scored(m)
+	case *serving:
+		if s.state == Active && s.scorer != nil {
+			s.versionsServe(m.models)
+		}
 	case *checkpointNow:
 		if s.serves(m.reply) {
 			s.checkpoint.asked = append(s.checkpoint.asked, m.reply)

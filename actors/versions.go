@@ -11,6 +11,19 @@ import (
 // devices of a cluster change theirs one after the other, answers name now these, now those.
 const turnEvery = 10 * time.Second
 
+// serving tells a shard which versions' scores customers are to have.
+type serving struct{ models []ModelScores }
+
+// Serving tells the shards that work here which versions' scores customers are to have, of the
+// models that are named; of each model all such versions are. Answers of the scorer tell the same,
+// but a shard whose customers do not change gets none. Customers with scores of other versions
+// are scored again, beside those that change.
+func (h *Host) Serving(models []ModelScores) {
+	for _, s := range h.shards {
+		s.send(&serving{models})
+	}
+}
+
 // versions are by model those whose scores customers are to have.
 type versions map[string][]string
 

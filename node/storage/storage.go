@@ -189,6 +189,10 @@ type Backing interface {
 	Base(ctx context.Context, shard int) (generation uint64, meta *footfallv1.CheckpointMeta, err error)
 	ScanBase(ctx context.Context, shard int, generation uint64, after string, limit int) ([]messages.CustomerRecord, error)
 	NeededFrom(ctx context.Context, shard int) (uint64, error)
+	// Rollouts returns what is kept about the versions of models; PutRollout replaces what a generation has:
+	// *messages.GenerationError where another one is there.
+	Rollouts(ctx context.Context) ([]messages.Rollout, error)
+	PutRollout(ctx context.Context, model string, generation uint64, body []byte) error
 	// Err returns why the store takes nothing now; nil while it does.
 	Err() error
 	Close() error

@@ -57,6 +57,9 @@ type Store struct {
 	mu     sync.Mutex
 	shards map[int]*shard
 
+	// rollouts makes the check of a generation and its replacement one step.
+	rollouts sync.Mutex
+
 	checkpoints, customers, bytes, stale, gets, hits, scanned, deadDropped atomic.Uint64
 }
 

@@ -84,6 +84,7 @@ func TestNewerTables(t *testing.T) {
 	addr := newDatabase(t)
 	open(t, Options{}, addr)
 	statement(t, addr, `UPDATE footfall_schema SET version = 999`)
+	statement(t, addr, `DELETE FROM footfall_identity WHERE name = $1`, usableKey)
 	_, err := Open(t.Context(), []string{addr}, Options{})
 	var unavailable *messages.UnavailableError
 	require.ErrorAs(t, err, &unavailable)

@@ -98,6 +98,8 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"a lease that lapsed goes on with what nobody took", testLapse},
 		{"an incarnation takes over once the lease has lapsed", testIncarnations},
 		{"a lease needs names and time", testLeaseArguments},
+		{"roll-outs are replaced generation by generation", testRollouts},
+		{"of racing changes of a roll-out one takes place", testRolloutRace},
 		{"what is read is what was written", testOracle},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, open(t)) })
