@@ -106,8 +106,11 @@ func parseFault(text string, err error) string {
 // byKey are settings for which there may be none: all statements read a few rows by their keys, in the order of
 // keys, out of shards that may be large. PostgreSQL should not read a whole shard and sort it because it knows
 // little of a table that is new.
+//
+// A scan of the few rows of a small table then looks so dear that it would be compiled, which takes each new connection
+// half a second: longer than a lease may wait for its renewal.
 const byKey = `SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off;
-	SET enable_hashjoin = off; SET enable_mergejoin = off`
+	SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off`
 
 // connected prepares a new connection.
 func (db *database) connected(ctx context.Context, conn *pgx.Conn) error {
