@@ -8,6 +8,7 @@
 #   LINT=0             make test without the linters
 #   FUZZTIME=30s       how long make fuzz gives each target
 #   NODES=3            how many nodes make cluster starts
+#   NODES=3            how many nodes make cluster starts
 #   CLUSTER_DIR=...    where make cluster keeps its data from run to run (without it: nowhere)
 #   RABBITMQ_DIR=...   where make rabbitmq keeps its data from run to run (without it: nowhere)
 #   POSTGRES_DIR=...   the same of make postgres

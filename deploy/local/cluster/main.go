@@ -47,8 +47,12 @@ type options struct {
 	binary, dir, models, roles, rules string
 }
 
-// more is how many nodes have a file to join later.
-const more = 2
+// more is how many nodes have a file to join later, least how many have one at all: with one node to begin with there are
+// files for the walk to five of them.
+const (
+	more  = 2
+	least = 5
+)
 
 // gossipPort is the first node's, as a node has it by default.
 const gossipPort = 7946
@@ -180,7 +184,7 @@ func (r *running) prepare() (err error) {
 		return err
 	}
 	const each = 3
-	all := r.options.nodes + more
+	all := max(r.options.nodes+more, least)
 	ports, err := local.ReservePorts(each*all + 1)
 	if err != nil {
 		return err
