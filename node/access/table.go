@@ -32,6 +32,8 @@ var methods = map[string]Role{
 	"/footfall.v1.AdminService/FixDeadLetter":     Operate,
 	"/footfall.v1.AdminService/DropDeadLetters":   Operate,
 
+	"/footfall.v1.FineTuneService/FineTune": Operate,
+
 	"/footfall.v1.NodeService/NoteRejected": Node,
 	"/footfall.v1.NodeService/GetLastTick":  Node,
 
