@@ -3,7 +3,9 @@ package cluster
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -63,6 +65,25 @@ func readKeys(path string) ([][]byte, error) {
 		return nil, fmt.Errorf("gossip keys %s: %w", path, errors.Join(faults...))
 	}
 	return keys, nil
+}
+
+// keyNames are the keys of the ring by name, and what each does: whoever changes the keys of a
+// cluster sees how far each member is. A name is 32 bits of the key's hash, which tell nothing of
+// it.
+func (m *Membership) keyNames() map[string]string {
+	names := map[string]string{}
+	if m.ring == nil {
+		return names
+	}
+	name := func(key []byte) string {
+		sum := sha256.Sum256(key)
+		return hex.EncodeToString(sum[:4])
+	}
+	for _, k := range m.ring.GetKeys() {
+		names[name(k)] = "decrypts"
+	}
+	names[name(m.ring.GetPrimaryKey())] = "encrypts"
+	return names
 }
 
 // useKeys makes the ring hold exactly keys, the first as the primary, without a moment in

@@ -129,6 +129,8 @@ type Membership struct {
 	tell     chan struct{} // the metadata are to be told anew
 	dropped  atomic.Uint64 // releases that found no room
 
+	strangers strangers
+
 	mu       sync.Mutex // guards what follows; memberlist's callbacks take it
 	self     Member
 	peers    map[string]peer      // everybody who is there, this member too
@@ -150,7 +152,8 @@ func NewMembership(ctx context.Context, cfg MembershipConfig) (*Membership, erro
 	}
 	cfg = cfg.withDefaults()
 	m := &Membership{
-		cfg: cfg, logger: cfg.Logger, self: cfg.Self,
+		strangers: strangers{now: cfg.Now},
+		cfg:       cfg, logger: cfg.Logger, self: cfg.Self,
 		changed: make(chan struct{}, 1), releases: make(chan int, 1024), tell: make(chan struct{}, 1),
 		peers: map[string]peer{}, lost: map[string]time.Time{},
 	}
@@ -208,7 +211,7 @@ func (m *Membership) config(ctx context.Context) (mc *memberlist.Config, keys []
 	}
 	d := &delegate{m}
 	mc.Delegate, mc.Events, mc.Conflict, mc.Alive = d, d, d, d
-	mc.Logger = bridgeLog(m.logger)
+	mc.Logger = bridgeLog(m.logger, &m.strangers)
 	if m.cfg.KeysFile != "" {
 		if keys, err = readKeys(m.cfg.KeysFile); err != nil {
 			return nil, nil, err
@@ -596,7 +599,10 @@ var levels = []struct {
 }
 
 // logWriter hands lines of memberlist's logger to slog.
-type logWriter struct{ logger *slog.Logger }
+type logWriter struct {
+	logger    *slog.Logger
+	strangers *strangers
+}
 
 func (w logWriter) Write(b []byte) (int, error) {
 	text, level := strings.TrimSpace(string(b)), slog.LevelInfo
@@ -606,9 +612,12 @@ func (w logWriter) Write(b []byte) (int, error) {
 			break
 		}
 	}
+	if w.strangers.refused(text) {
+		return len(b), nil
+	}
 	// What memberlist calls a warning is often another node's start or end.
 	w.logger.Log(context.Background(), min(level, slog.LevelWarn), "gossip", "text", strings.TrimPrefix(text, "memberlist: "))
 	return len(b), nil
 }
 
-func bridgeLog(l *slog.Logger) *log.Logger { return log.New(logWriter{l}, "", 0) }
+func bridgeLog(l *slog.Logger, s *strangers) *log.Logger { return log.New(logWriter{l, s}, "", 0) }

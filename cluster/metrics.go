@@ -15,9 +15,11 @@ var (
 )
 
 var (
-	healthDesc   = prometheus.NewDesc("footfall_gossip_health_score", "How badly this member keeps up with its gossip: 0 is well, and each point lets it wait longer for others.", nil, nil)
-	knownDesc    = prometheus.NewDesc("footfall_gossip_members", "Members whom the gossip holds to be there: known, and lost without a word but still looked for.", []string{"state"}, nil)
-	releasesDesc = prometheus.NewDesc("footfall_gossip_dropped_releases_total", "Words of a released shard that found no room; the shard is tried for all the same.", nil, nil)
+	healthDesc    = prometheus.NewDesc("footfall_gossip_health_score", "How badly this member keeps up with its gossip: 0 is well, and each point lets it wait longer for others.", nil, nil)
+	knownDesc     = prometheus.NewDesc("footfall_gossip_members", "Members whom the gossip holds to be there: known, and lost without a word but still looked for.", []string{"state"}, nil)
+	strangersDesc = prometheus.NewDesc("footfall_gossip_refused_total", "Packets and streams of those who have not the key or the name of this cluster.", nil, nil)
+	keysDesc      = prometheus.NewDesc("footfall_gossip_key_info", "1 for each key of the gossip, by the first digits of its SHA-256, and whether it encrypts or only decrypts.", []string{"key", "does"}, nil)
+	releasesDesc  = prometheus.NewDesc("footfall_gossip_dropped_releases_total", "Words of a released shard that found no room; the shard is tried for all the same.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
@@ -25,6 +27,8 @@ func (m *Membership) Describe(ch chan<- *prometheus.Desc) {
 	ch <- healthDesc
 	ch <- knownDesc
 	ch <- releasesDesc
+	ch <- strangersDesc
+	ch <- keysDesc
 }
 
 // Collect implements prometheus.Collector.
@@ -36,6 +40,10 @@ func (m *Membership) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(knownDesc, prometheus.GaugeValue, float64(known), "known")
 	ch <- prometheus.MustNewConstMetric(knownDesc, prometheus.GaugeValue, float64(lost), "lost")
 	ch <- prometheus.MustNewConstMetric(releasesDesc, prometheus.CounterValue, float64(m.dropped.Load()))
+	ch <- prometheus.MustNewConstMetric(strangersDesc, prometheus.CounterValue, float64(m.strangers.count.Load()))
+	for name, does := range m.keyNames() {
+		ch <- prometheus.MustNewConstMetric(keysDesc, prometheus.GaugeValue, 1, name, does)
+	}
 }
 
 // counts are what the loop has met so far.
