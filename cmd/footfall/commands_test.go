@@ -49,10 +49,13 @@ func example() *fake {
 		},
 		shards: &footfallv1.ListShardsResponse{Shards: []*footfallv1.Shard{
 			{
-				Shard: 0, Owner: "n1", State: "active", Epoch: 3, Offset: 1041, Lag: 12, Customers: 12345, Resident: 12000, Rate: 1234.5, Events: 9876543,
+				Shard: 0, Owner: "n1", State: "active", Epoch: 3, Offset: 1041, Lag: 12, Customers: 12345, Resident: 12000, Rate: 1234.5, Events: 9876543, ApplyShare: .0312, QueryRate: 4.25,
 				Unscored: 7, LastTick: "2017-01-01", LastCheckpoint: at(now.Add(-8 * time.Second)), ResidentBytes: 3 << 20, Sweeping: true,
 			},
 			{Shard: 1, State: "failed", Epoch: 2, Offset: -1, Error: "log_gap: shard 1 needs offset 5,\nbut its log begins at 9"},
+		}},
+		hot: &footfallv1.ListHotCustomersResponse{Missing: []uint32{1}, Customers: []*footfallv1.HotCustomer{
+			{CustomerId: "900", Owner: "n1", Rate: 12.5, Events: 1480, Error: 4}, {CustomerId: "\x1b[2J", Owner: "n1", Rate: .26, Events: 32, Error: 20},
 		}},
 		models: &footfallv1.ListModelsResponse{Models: []*footfallv1.Model{
 			{Name: "purchase_prediction", Versions: []*footfallv1.ModelVersion{
@@ -99,6 +102,7 @@ func TestOutput(t *testing.T) {
 	addr := serve(t, example())
 	for name, args := range map[string]string{
 		"shards": "shards", "shards-json": "shards -o json",
+		"hot": "shards --hot", "hot-json": "shards --hot --limit 2 -o json",
 		"models": "models", "models-json": "models -o json",
 		"cluster": "cluster", "cluster-json": "cluster -o json",
 		"deadletters": "deadletters list", "deadletters-json": "deadletters list -o json",
@@ -178,6 +182,8 @@ func TestErrors(t *testing.T) {
 		{"plan --members 2 --compare x", 2, "footfall: --compare goes by the plan that it is given: see 'footfall plan --help'\n"},
 		{"plan --compare no/such", 1, "footfall: open no/such: no such file or directory\n"},
 		{"shards --bogus", 2, "footfall: unknown flag: --bogus: see 'footfall shards --help'\n"},
+		{"shards --limit 3", 2, "footfall: --limit is for --hot\n"},
+		{"shards --hot --limit 0", 2, "footfall: --limit must be 1 or more\n"},
 		{"shards extra", 2, "footfall: \"extra\" is one argument too many: see 'footfall shards --help'\n"},
 		{"shards -o xml", 2, "footfall: --output xml: it is table or json: see 'footfall shards --help'\n"},
 		{"customer", 2, "footfall: the ID of a customer is missing: see 'footfall customer --help'\n"},

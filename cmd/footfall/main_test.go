@@ -73,6 +73,7 @@ type fake struct {
 
 	cluster  *footfallv1.Cluster
 	shards   *footfallv1.ListShardsResponse
+	hot      *footfallv1.ListHotCustomersResponse
 	models   *footfallv1.ListModelsResponse
 	letters  *footfallv1.ListDeadLettersResponse
 	customer *footfallv1.Customer
@@ -101,6 +102,10 @@ func (f *fake) DrainMember(_ context.Context, r *footfallv1.DrainMemberRequest) 
 
 func (f *fake) ListShards(context.Context, *footfallv1.ListShardsRequest) (*footfallv1.ListShardsResponse, error) {
 	return f.shards, nil
+}
+
+func (f *fake) ListHotCustomers(context.Context, *footfallv1.ListHotCustomersRequest) (*footfallv1.ListHotCustomersResponse, error) {
+	return f.hot, nil
 }
 
 func (f *fake) ListModels(context.Context, *footfallv1.ListModelsRequest) (*footfallv1.ListModelsResponse, error) {

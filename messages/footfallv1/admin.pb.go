@@ -460,8 +460,13 @@ type Shard struct {
 	Sweeping bool `protobuf:"varint,18,opt,name=sweeping,proto3" json:"sweeping,omitempty"`
 	// How long its owner took to take it over: load it, and read on until it had caught up.
 	TookOverSeconds float64 `protobuf:"fixed64,19,opt,name=took_over_seconds,json=tookOverSeconds,proto3" json:"took_over_seconds,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// What the shard has to do, over the last ten seconds: the share of one core that folding took, the bytes of messages that were
+	// folded, and the queries that were answered, a second.
+	ApplyShare    float64 `protobuf:"fixed64,20,opt,name=apply_share,json=applyShare,proto3" json:"apply_share,omitempty"`
+	BytesRate     float64 `protobuf:"fixed64,21,opt,name=bytes_rate,json=bytesRate,proto3" json:"bytes_rate,omitempty"`
+	QueryRate     float64 `protobuf:"fixed64,22,opt,name=query_rate,json=queryRate,proto3" json:"query_rate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Shard) Reset() {
@@ -627,6 +632,222 @@ func (x *Shard) GetTookOverSeconds() float64 {
 	return 0
 }
 
+func (x *Shard) GetApplyShare() float64 {
+	if x != nil {
+		return x.ApplyShare
+	}
+	return 0
+}
+
+func (x *Shard) GetBytesRate() float64 {
+	if x != nil {
+		return x.BytesRate
+	}
+	return 0
+}
+
+func (x *Shard) GetQueryRate() float64 {
+	if x != nil {
+		return x.QueryRate
+	}
+	return 0
+}
+
+type ListHotCustomersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most so many; 0 means 20.
+	Limit uint32 `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Only of these shards; empty means all.
+	Shards        []uint32 `protobuf:"varint,2,rep,packed,name=shards,proto3" json:"shards,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListHotCustomersRequest) Reset() {
+	*x = ListHotCustomersRequest{}
+	mi := &file_footfall_v1_admin_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListHotCustomersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListHotCustomersRequest) ProtoMessage() {}
+
+func (x *ListHotCustomersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_footfall_v1_admin_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListHotCustomersRequest.ProtoReflect.Descriptor instead.
+func (*ListHotCustomersRequest) Descriptor() ([]byte, []int) {
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ListHotCustomersRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *ListHotCustomersRequest) GetShards() []uint32 {
+	if x != nil {
+		return x.Shards
+	}
+	return nil
+}
+
+type ListHotCustomersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The one of most events a second first.
+	Customers []*HotCustomer `protobuf:"bytes,1,rep,name=customers,proto3" json:"customers,omitempty"`
+	// Shards of which nobody tells now.
+	Missing       []uint32 `protobuf:"varint,2,rep,packed,name=missing,proto3" json:"missing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListHotCustomersResponse) Reset() {
+	*x = ListHotCustomersResponse{}
+	mi := &file_footfall_v1_admin_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListHotCustomersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListHotCustomersResponse) ProtoMessage() {}
+
+func (x *ListHotCustomersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_footfall_v1_admin_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListHotCustomersResponse.ProtoReflect.Descriptor instead.
+func (*ListHotCustomersResponse) Descriptor() ([]byte, []int) {
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ListHotCustomersResponse) GetCustomers() []*HotCustomer {
+	if x != nil {
+		return x.Customers
+	}
+	return nil
+}
+
+func (x *ListHotCustomersResponse) GetMissing() []uint32 {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
+// HotCustomer is one of those that most events of a shard come from.
+type HotCustomer struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	CustomerId string                 `protobuf:"bytes,1,opt,name=customer_id,json=customerId,proto3" json:"customer_id,omitempty"`
+	Shard      uint32                 `protobuf:"varint,2,opt,name=shard,proto3" json:"shard,omitempty"`
+	Owner      string                 `protobuf:"bytes,3,opt,name=owner,proto3" json:"owner,omitempty"`
+	// Events a second over the last one or two minutes.
+	Rate float64 `protobuf:"fixed64,4,opt,name=rate,proto3" json:"rate,omitempty"`
+	// Events since then, those of a minute before counting half: an estimate, which may be up to error too high.
+	Events        uint64 `protobuf:"varint,5,opt,name=events,proto3" json:"events,omitempty"`
+	Error         uint64 `protobuf:"varint,6,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HotCustomer) Reset() {
+	*x = HotCustomer{}
+	mi := &file_footfall_v1_admin_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HotCustomer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HotCustomer) ProtoMessage() {}
+
+func (x *HotCustomer) ProtoReflect() protoreflect.Message {
+	mi := &file_footfall_v1_admin_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HotCustomer.ProtoReflect.Descriptor instead.
+func (*HotCustomer) Descriptor() ([]byte, []int) {
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *HotCustomer) GetCustomerId() string {
+	if x != nil {
+		return x.CustomerId
+	}
+	return ""
+}
+
+func (x *HotCustomer) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *HotCustomer) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *HotCustomer) GetRate() float64 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
+func (x *HotCustomer) GetEvents() uint64 {
+	if x != nil {
+		return x.Events
+	}
+	return 0
+}
+
+func (x *HotCustomer) GetError() uint64 {
+	if x != nil {
+		return x.Error
+	}
+	return 0
+}
+
 type ListModelsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -635,7 +856,7 @@ type ListModelsRequest struct {
 
 func (x *ListModelsRequest) Reset() {
 	*x = ListModelsRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[8]
+	mi := &file_footfall_v1_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -647,7 +868,7 @@ func (x *ListModelsRequest) String() string {
 func (*ListModelsRequest) ProtoMessage() {}
 
 func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[8]
+	mi := &file_footfall_v1_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -660,7 +881,7 @@ func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsRequest.ProtoReflect.Descriptor instead.
 func (*ListModelsRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{11}
 }
 
 type ListModelsResponse struct {
@@ -672,7 +893,7 @@ type ListModelsResponse struct {
 
 func (x *ListModelsResponse) Reset() {
 	*x = ListModelsResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[9]
+	mi := &file_footfall_v1_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -684,7 +905,7 @@ func (x *ListModelsResponse) String() string {
 func (*ListModelsResponse) ProtoMessage() {}
 
 func (x *ListModelsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[9]
+	mi := &file_footfall_v1_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -697,7 +918,7 @@ func (x *ListModelsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsResponse.ProtoReflect.Descriptor instead.
 func (*ListModelsResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListModelsResponse) GetModels() []*Model {
@@ -721,7 +942,7 @@ type Model struct {
 
 func (x *Model) Reset() {
 	*x = Model{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[10]
+	mi := &file_footfall_v1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -733,7 +954,7 @@ func (x *Model) String() string {
 func (*Model) ProtoMessage() {}
 
 func (x *Model) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[10]
+	mi := &file_footfall_v1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -746,7 +967,7 @@ func (x *Model) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Model.ProtoReflect.Descriptor instead.
 func (*Model) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Model) GetName() string {
@@ -795,7 +1016,7 @@ type RolloutEvent struct {
 
 func (x *RolloutEvent) Reset() {
 	*x = RolloutEvent{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[11]
+	mi := &file_footfall_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -807,7 +1028,7 @@ func (x *RolloutEvent) String() string {
 func (*RolloutEvent) ProtoMessage() {}
 
 func (x *RolloutEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[11]
+	mi := &file_footfall_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -820,7 +1041,7 @@ func (x *RolloutEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutEvent.ProtoReflect.Descriptor instead.
 func (*RolloutEvent) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RolloutEvent) GetTime() *timestamppb.Timestamp {
@@ -887,7 +1108,7 @@ type ModelTrial struct {
 
 func (x *ModelTrial) Reset() {
 	*x = ModelTrial{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[12]
+	mi := &file_footfall_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -899,7 +1120,7 @@ func (x *ModelTrial) String() string {
 func (*ModelTrial) ProtoMessage() {}
 
 func (x *ModelTrial) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[12]
+	mi := &file_footfall_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -912,7 +1133,7 @@ func (x *ModelTrial) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelTrial.ProtoReflect.Descriptor instead.
 func (*ModelTrial) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ModelTrial) GetSince() *timestamppb.Timestamp {
@@ -988,7 +1209,7 @@ type RolloutLimits struct {
 
 func (x *RolloutLimits) Reset() {
 	*x = RolloutLimits{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[13]
+	mi := &file_footfall_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1000,7 +1221,7 @@ func (x *RolloutLimits) String() string {
 func (*RolloutLimits) ProtoMessage() {}
 
 func (x *RolloutLimits) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[13]
+	mi := &file_footfall_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1013,7 +1234,7 @@ func (x *RolloutLimits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutLimits.ProtoReflect.Descriptor instead.
 func (*RolloutLimits) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RolloutLimits) GetMinRows() uint64 {
@@ -1058,7 +1279,7 @@ type CanaryModelRequest struct {
 
 func (x *CanaryModelRequest) Reset() {
 	*x = CanaryModelRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[14]
+	mi := &file_footfall_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1070,7 +1291,7 @@ func (x *CanaryModelRequest) String() string {
 func (*CanaryModelRequest) ProtoMessage() {}
 
 func (x *CanaryModelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[14]
+	mi := &file_footfall_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1083,7 +1304,7 @@ func (x *CanaryModelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CanaryModelRequest.ProtoReflect.Descriptor instead.
 func (*CanaryModelRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CanaryModelRequest) GetName() string {
@@ -1128,7 +1349,7 @@ type ShadowModelRequest struct {
 
 func (x *ShadowModelRequest) Reset() {
 	*x = ShadowModelRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[15]
+	mi := &file_footfall_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1140,7 +1361,7 @@ func (x *ShadowModelRequest) String() string {
 func (*ShadowModelRequest) ProtoMessage() {}
 
 func (x *ShadowModelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[15]
+	mi := &file_footfall_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1153,7 +1374,7 @@ func (x *ShadowModelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShadowModelRequest.ProtoReflect.Descriptor instead.
 func (*ShadowModelRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ShadowModelRequest) GetName() string {
@@ -1195,7 +1416,7 @@ type PromoteModelRequest struct {
 
 func (x *PromoteModelRequest) Reset() {
 	*x = PromoteModelRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[16]
+	mi := &file_footfall_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1207,7 +1428,7 @@ func (x *PromoteModelRequest) String() string {
 func (*PromoteModelRequest) ProtoMessage() {}
 
 func (x *PromoteModelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[16]
+	mi := &file_footfall_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1220,7 +1441,7 @@ func (x *PromoteModelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteModelRequest.ProtoReflect.Descriptor instead.
 func (*PromoteModelRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PromoteModelRequest) GetName() string {
@@ -1248,7 +1469,7 @@ type RollbackModelRequest struct {
 
 func (x *RollbackModelRequest) Reset() {
 	*x = RollbackModelRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[17]
+	mi := &file_footfall_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1260,7 +1481,7 @@ func (x *RollbackModelRequest) String() string {
 func (*RollbackModelRequest) ProtoMessage() {}
 
 func (x *RollbackModelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[17]
+	mi := &file_footfall_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1273,7 +1494,7 @@ func (x *RollbackModelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackModelRequest.ProtoReflect.Descriptor instead.
 func (*RollbackModelRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RollbackModelRequest) GetName() string {
@@ -1311,7 +1532,7 @@ type ModelVersion struct {
 
 func (x *ModelVersion) Reset() {
 	*x = ModelVersion{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[18]
+	mi := &file_footfall_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1323,7 +1544,7 @@ func (x *ModelVersion) String() string {
 func (*ModelVersion) ProtoMessage() {}
 
 func (x *ModelVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[18]
+	mi := &file_footfall_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1336,7 +1557,7 @@ func (x *ModelVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelVersion.ProtoReflect.Descriptor instead.
 func (*ModelVersion) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ModelVersion) GetVersion() string {
@@ -1412,7 +1633,7 @@ type TickRequest struct {
 
 func (x *TickRequest) Reset() {
 	*x = TickRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[19]
+	mi := &file_footfall_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1424,7 +1645,7 @@ func (x *TickRequest) String() string {
 func (*TickRequest) ProtoMessage() {}
 
 func (x *TickRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[19]
+	mi := &file_footfall_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1437,7 +1658,7 @@ func (x *TickRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TickRequest.ProtoReflect.Descriptor instead.
 func (*TickRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TickRequest) GetDate() string {
@@ -1457,7 +1678,7 @@ type TickResponse struct {
 
 func (x *TickResponse) Reset() {
 	*x = TickResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[20]
+	mi := &file_footfall_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1469,7 +1690,7 @@ func (x *TickResponse) String() string {
 func (*TickResponse) ProtoMessage() {}
 
 func (x *TickResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[20]
+	mi := &file_footfall_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1482,7 +1703,7 @@ func (x *TickResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TickResponse.ProtoReflect.Descriptor instead.
 func (*TickResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *TickResponse) GetAppended() bool {
@@ -1501,7 +1722,7 @@ type SetClockRequest struct {
 
 func (x *SetClockRequest) Reset() {
 	*x = SetClockRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[21]
+	mi := &file_footfall_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1513,7 +1734,7 @@ func (x *SetClockRequest) String() string {
 func (*SetClockRequest) ProtoMessage() {}
 
 func (x *SetClockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[21]
+	mi := &file_footfall_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1526,7 +1747,7 @@ func (x *SetClockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetClockRequest.ProtoReflect.Descriptor instead.
 func (*SetClockRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SetClockRequest) GetMode() ClockMode {
@@ -1544,7 +1765,7 @@ type SetClockResponse struct {
 
 func (x *SetClockResponse) Reset() {
 	*x = SetClockResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[22]
+	mi := &file_footfall_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1556,7 +1777,7 @@ func (x *SetClockResponse) String() string {
 func (*SetClockResponse) ProtoMessage() {}
 
 func (x *SetClockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[22]
+	mi := &file_footfall_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1569,7 +1790,7 @@ func (x *SetClockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetClockResponse.ProtoReflect.Descriptor instead.
 func (*SetClockResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 type WaitIdleRequest struct {
@@ -1584,7 +1805,7 @@ type WaitIdleRequest struct {
 
 func (x *WaitIdleRequest) Reset() {
 	*x = WaitIdleRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[23]
+	mi := &file_footfall_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1596,7 +1817,7 @@ func (x *WaitIdleRequest) String() string {
 func (*WaitIdleRequest) ProtoMessage() {}
 
 func (x *WaitIdleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[23]
+	mi := &file_footfall_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1609,7 +1830,7 @@ func (x *WaitIdleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitIdleRequest.ProtoReflect.Descriptor instead.
 func (*WaitIdleRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *WaitIdleRequest) GetScored() bool {
@@ -1634,7 +1855,7 @@ type WaitIdleResponse struct {
 
 func (x *WaitIdleResponse) Reset() {
 	*x = WaitIdleResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[24]
+	mi := &file_footfall_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1646,7 +1867,7 @@ func (x *WaitIdleResponse) String() string {
 func (*WaitIdleResponse) ProtoMessage() {}
 
 func (x *WaitIdleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[24]
+	mi := &file_footfall_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1659,7 +1880,7 @@ func (x *WaitIdleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitIdleResponse.ProtoReflect.Descriptor instead.
 func (*WaitIdleResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 type VerifyRequest struct {
@@ -1672,7 +1893,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[25]
+	mi := &file_footfall_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1684,7 +1905,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[25]
+	mi := &file_footfall_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1697,7 +1918,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *VerifyRequest) GetShards() []uint32 {
@@ -1725,7 +1946,7 @@ type VerifyProgress struct {
 
 func (x *VerifyProgress) Reset() {
 	*x = VerifyProgress{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[26]
+	mi := &file_footfall_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1737,7 +1958,7 @@ func (x *VerifyProgress) String() string {
 func (*VerifyProgress) ProtoMessage() {}
 
 func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[26]
+	mi := &file_footfall_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1750,7 +1971,7 @@ func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyProgress.ProtoReflect.Descriptor instead.
 func (*VerifyProgress) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *VerifyProgress) GetShard() uint32 {
@@ -1818,7 +2039,7 @@ type ListDeadLettersRequest struct {
 
 func (x *ListDeadLettersRequest) Reset() {
 	*x = ListDeadLettersRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[27]
+	mi := &file_footfall_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1830,7 +2051,7 @@ func (x *ListDeadLettersRequest) String() string {
 func (*ListDeadLettersRequest) ProtoMessage() {}
 
 func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[27]
+	mi := &file_footfall_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1843,7 +2064,7 @@ func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListDeadLettersRequest) GetLimit() uint32 {
@@ -1885,7 +2106,7 @@ type ListDeadLettersResponse struct {
 
 func (x *ListDeadLettersResponse) Reset() {
 	*x = ListDeadLettersResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[28]
+	mi := &file_footfall_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1897,7 +2118,7 @@ func (x *ListDeadLettersResponse) String() string {
 func (*ListDeadLettersResponse) ProtoMessage() {}
 
 func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[28]
+	mi := &file_footfall_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1910,7 +2131,7 @@ func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListDeadLettersResponse) GetLetters() []*DeadLetter {
@@ -1956,7 +2177,7 @@ type DeadLetter struct {
 
 func (x *DeadLetter) Reset() {
 	*x = DeadLetter{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[29]
+	mi := &file_footfall_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1968,7 +2189,7 @@ func (x *DeadLetter) String() string {
 func (*DeadLetter) ProtoMessage() {}
 
 func (x *DeadLetter) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[29]
+	mi := &file_footfall_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1981,7 +2202,7 @@ func (x *DeadLetter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetter.ProtoReflect.Descriptor instead.
 func (*DeadLetter) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DeadLetter) GetId() string {
@@ -2077,7 +2298,7 @@ type GetDeadLetterRequest struct {
 
 func (x *GetDeadLetterRequest) Reset() {
 	*x = GetDeadLetterRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[30]
+	mi := &file_footfall_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2089,7 +2310,7 @@ func (x *GetDeadLetterRequest) String() string {
 func (*GetDeadLetterRequest) ProtoMessage() {}
 
 func (x *GetDeadLetterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[30]
+	mi := &file_footfall_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2102,7 +2323,7 @@ func (x *GetDeadLetterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDeadLetterRequest.ProtoReflect.Descriptor instead.
 func (*GetDeadLetterRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *GetDeadLetterRequest) GetId() string {
@@ -2125,7 +2346,7 @@ type GetDeadLetterResponse struct {
 
 func (x *GetDeadLetterResponse) Reset() {
 	*x = GetDeadLetterResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[31]
+	mi := &file_footfall_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2137,7 +2358,7 @@ func (x *GetDeadLetterResponse) String() string {
 func (*GetDeadLetterResponse) ProtoMessage() {}
 
 func (x *GetDeadLetterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[31]
+	mi := &file_footfall_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2150,7 +2371,7 @@ func (x *GetDeadLetterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDeadLetterResponse.ProtoReflect.Descriptor instead.
 func (*GetDeadLetterResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *GetDeadLetterResponse) GetLetter() *DeadLetter {
@@ -2189,7 +2410,7 @@ type ReplayDeadLettersRequest struct {
 
 func (x *ReplayDeadLettersRequest) Reset() {
 	*x = ReplayDeadLettersRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[32]
+	mi := &file_footfall_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2201,7 +2422,7 @@ func (x *ReplayDeadLettersRequest) String() string {
 func (*ReplayDeadLettersRequest) ProtoMessage() {}
 
 func (x *ReplayDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[32]
+	mi := &file_footfall_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2214,7 +2435,7 @@ func (x *ReplayDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*ReplayDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ReplayDeadLettersRequest) GetIds() []string {
@@ -2266,7 +2487,7 @@ type ReplayDeadLettersResponse struct {
 
 func (x *ReplayDeadLettersResponse) Reset() {
 	*x = ReplayDeadLettersResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[33]
+	mi := &file_footfall_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2278,7 +2499,7 @@ func (x *ReplayDeadLettersResponse) String() string {
 func (*ReplayDeadLettersResponse) ProtoMessage() {}
 
 func (x *ReplayDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[33]
+	mi := &file_footfall_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2291,7 +2512,7 @@ func (x *ReplayDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*ReplayDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ReplayDeadLettersResponse) GetReplayed() uint32 {
@@ -2328,7 +2549,7 @@ type DeadLetterRefusal struct {
 
 func (x *DeadLetterRefusal) Reset() {
 	*x = DeadLetterRefusal{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[34]
+	mi := &file_footfall_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2340,7 +2561,7 @@ func (x *DeadLetterRefusal) String() string {
 func (*DeadLetterRefusal) ProtoMessage() {}
 
 func (x *DeadLetterRefusal) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[34]
+	mi := &file_footfall_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2353,7 +2574,7 @@ func (x *DeadLetterRefusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetterRefusal.ProtoReflect.Descriptor instead.
 func (*DeadLetterRefusal) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *DeadLetterRefusal) GetId() string {
@@ -2395,7 +2616,7 @@ type FixDeadLetterRequest struct {
 
 func (x *FixDeadLetterRequest) Reset() {
 	*x = FixDeadLetterRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[35]
+	mi := &file_footfall_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2407,7 +2628,7 @@ func (x *FixDeadLetterRequest) String() string {
 func (*FixDeadLetterRequest) ProtoMessage() {}
 
 func (x *FixDeadLetterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[35]
+	mi := &file_footfall_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2420,7 +2641,7 @@ func (x *FixDeadLetterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FixDeadLetterRequest.ProtoReflect.Descriptor instead.
 func (*FixDeadLetterRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *FixDeadLetterRequest) GetId() string {
@@ -2447,7 +2668,7 @@ type FixDeadLetterResponse struct {
 
 func (x *FixDeadLetterResponse) Reset() {
 	*x = FixDeadLetterResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[36]
+	mi := &file_footfall_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2459,7 +2680,7 @@ func (x *FixDeadLetterResponse) String() string {
 func (*FixDeadLetterResponse) ProtoMessage() {}
 
 func (x *FixDeadLetterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[36]
+	mi := &file_footfall_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2472,7 +2693,7 @@ func (x *FixDeadLetterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FixDeadLetterResponse.ProtoReflect.Descriptor instead.
 func (*FixDeadLetterResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *FixDeadLetterResponse) GetAccepted() uint32 {
@@ -2496,7 +2717,7 @@ type DropDeadLettersRequest struct {
 
 func (x *DropDeadLettersRequest) Reset() {
 	*x = DropDeadLettersRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[37]
+	mi := &file_footfall_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2508,7 +2729,7 @@ func (x *DropDeadLettersRequest) String() string {
 func (*DropDeadLettersRequest) ProtoMessage() {}
 
 func (x *DropDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[37]
+	mi := &file_footfall_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2521,7 +2742,7 @@ func (x *DropDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*DropDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *DropDeadLettersRequest) GetIds() []string {
@@ -2570,7 +2791,7 @@ type DropDeadLettersResponse struct {
 
 func (x *DropDeadLettersResponse) Reset() {
 	*x = DropDeadLettersResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[38]
+	mi := &file_footfall_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2582,7 +2803,7 @@ func (x *DropDeadLettersResponse) String() string {
 func (*DropDeadLettersResponse) ProtoMessage() {}
 
 func (x *DropDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[38]
+	mi := &file_footfall_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2595,7 +2816,7 @@ func (x *DropDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*DropDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *DropDeadLettersResponse) GetDropped() uint32 {
@@ -2643,7 +2864,7 @@ const file_footfall_v1_admin_proto_rawDesc = "" +
 	"\x13DrainMemberResponse\"\x13\n" +
 	"\x11ListShardsRequest\"@\n" +
 	"\x12ListShardsResponse\x12*\n" +
-	"\x06shards\x18\x01 \x03(\v2\x12.footfall.v1.ShardR\x06shards\"\xae\x04\n" +
+	"\x06shards\x18\x01 \x03(\v2\x12.footfall.v1.ShardR\x06shards\"\x8d\x05\n" +
 	"\x05Shard\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x14\n" +
 	"\x05owner\x18\x02 \x01(\tR\x05owner\x12\x14\n" +
@@ -2666,7 +2887,27 @@ const file_footfall_v1_admin_proto_rawDesc = "" +
 	"\x05error\x18\x10 \x01(\tR\x05error\x12%\n" +
 	"\x0eresident_bytes\x18\x11 \x01(\x04R\rresidentBytes\x12\x1a\n" +
 	"\bsweeping\x18\x12 \x01(\bR\bsweeping\x12*\n" +
-	"\x11took_over_seconds\x18\x13 \x01(\x01R\x0ftookOverSeconds\"\x13\n" +
+	"\x11took_over_seconds\x18\x13 \x01(\x01R\x0ftookOverSeconds\x12\x1f\n" +
+	"\vapply_share\x18\x14 \x01(\x01R\n" +
+	"applyShare\x12\x1d\n" +
+	"\n" +
+	"bytes_rate\x18\x15 \x01(\x01R\tbytesRate\x12\x1d\n" +
+	"\n" +
+	"query_rate\x18\x16 \x01(\x01R\tqueryRate\"G\n" +
+	"\x17ListHotCustomersRequest\x12\x14\n" +
+	"\x05limit\x18\x01 \x01(\rR\x05limit\x12\x16\n" +
+	"\x06shards\x18\x02 \x03(\rR\x06shards\"l\n" +
+	"\x18ListHotCustomersResponse\x126\n" +
+	"\tcustomers\x18\x01 \x03(\v2\x18.footfall.v1.HotCustomerR\tcustomers\x12\x18\n" +
+	"\amissing\x18\x02 \x03(\rR\amissing\"\x9c\x01\n" +
+	"\vHotCustomer\x12\x1f\n" +
+	"\vcustomer_id\x18\x01 \x01(\tR\n" +
+	"customerId\x12\x14\n" +
+	"\x05shard\x18\x02 \x01(\rR\x05shard\x12\x14\n" +
+	"\x05owner\x18\x03 \x01(\tR\x05owner\x12\x12\n" +
+	"\x04rate\x18\x04 \x01(\x01R\x04rate\x12\x16\n" +
+	"\x06events\x18\x05 \x01(\x04R\x06events\x12\x14\n" +
+	"\x05error\x18\x06 \x01(\x04R\x05error\"\x13\n" +
 	"\x11ListModelsRequest\"@\n" +
 	"\x12ListModelsResponse\x12*\n" +
 	"\x06models\x18\x01 \x03(\v2\x12.footfall.v1.ModelR\x06models\"\xa5\x01\n" +
@@ -2818,13 +3059,13 @@ const file_footfall_v1_admin_proto_rawDesc = "" +
 	"\x06source\x18\x05 \x01(\tR\x06source\"M\n" +
 	"\x17DropDeadLettersResponse\x12\x18\n" +
 	"\adropped\x18\x01 \x01(\rR\adropped\x12\x18\n" +
-	"\amissing\x18\x02 \x03(\tR\amissing2\xbc\n" +
-	"\n" +
+	"\amissing\x18\x02 \x03(\tR\amissing2\x9d\v\n" +
 	"\fAdminService\x12B\n" +
 	"\n" +
 	"GetCluster\x12\x1e.footfall.v1.GetClusterRequest\x1a\x14.footfall.v1.Cluster\x12M\n" +
 	"\n" +
-	"ListShards\x12\x1e.footfall.v1.ListShardsRequest\x1a\x1f.footfall.v1.ListShardsResponse\x12P\n" +
+	"ListShards\x12\x1e.footfall.v1.ListShardsRequest\x1a\x1f.footfall.v1.ListShardsResponse\x12_\n" +
+	"\x10ListHotCustomers\x12$.footfall.v1.ListHotCustomersRequest\x1a%.footfall.v1.ListHotCustomersResponse\x12P\n" +
 	"\vDrainMember\x12\x1f.footfall.v1.DrainMemberRequest\x1a .footfall.v1.DrainMemberResponse\x12M\n" +
 	"\n" +
 	"ListModels\x12\x1e.footfall.v1.ListModelsRequest\x1a\x1f.footfall.v1.ListModelsResponse\x12B\n" +
@@ -2854,7 +3095,7 @@ func file_footfall_v1_admin_proto_rawDescGZIP() []byte {
 	return file_footfall_v1_admin_proto_rawDescData
 }
 
-var file_footfall_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_footfall_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_footfall_v1_admin_proto_goTypes = []any{
 	(*GetClusterRequest)(nil),         // 0: footfall.v1.GetClusterRequest
 	(*Cluster)(nil),                   // 1: footfall.v1.Cluster
@@ -2864,101 +3105,107 @@ var file_footfall_v1_admin_proto_goTypes = []any{
 	(*ListShardsRequest)(nil),         // 5: footfall.v1.ListShardsRequest
 	(*ListShardsResponse)(nil),        // 6: footfall.v1.ListShardsResponse
 	(*Shard)(nil),                     // 7: footfall.v1.Shard
-	(*ListModelsRequest)(nil),         // 8: footfall.v1.ListModelsRequest
-	(*ListModelsResponse)(nil),        // 9: footfall.v1.ListModelsResponse
-	(*Model)(nil),                     // 10: footfall.v1.Model
-	(*RolloutEvent)(nil),              // 11: footfall.v1.RolloutEvent
-	(*ModelTrial)(nil),                // 12: footfall.v1.ModelTrial
-	(*RolloutLimits)(nil),             // 13: footfall.v1.RolloutLimits
-	(*CanaryModelRequest)(nil),        // 14: footfall.v1.CanaryModelRequest
-	(*ShadowModelRequest)(nil),        // 15: footfall.v1.ShadowModelRequest
-	(*PromoteModelRequest)(nil),       // 16: footfall.v1.PromoteModelRequest
-	(*RollbackModelRequest)(nil),      // 17: footfall.v1.RollbackModelRequest
-	(*ModelVersion)(nil),              // 18: footfall.v1.ModelVersion
-	(*TickRequest)(nil),               // 19: footfall.v1.TickRequest
-	(*TickResponse)(nil),              // 20: footfall.v1.TickResponse
-	(*SetClockRequest)(nil),           // 21: footfall.v1.SetClockRequest
-	(*SetClockResponse)(nil),          // 22: footfall.v1.SetClockResponse
-	(*WaitIdleRequest)(nil),           // 23: footfall.v1.WaitIdleRequest
-	(*WaitIdleResponse)(nil),          // 24: footfall.v1.WaitIdleResponse
-	(*VerifyRequest)(nil),             // 25: footfall.v1.VerifyRequest
-	(*VerifyProgress)(nil),            // 26: footfall.v1.VerifyProgress
-	(*ListDeadLettersRequest)(nil),    // 27: footfall.v1.ListDeadLettersRequest
-	(*ListDeadLettersResponse)(nil),   // 28: footfall.v1.ListDeadLettersResponse
-	(*DeadLetter)(nil),                // 29: footfall.v1.DeadLetter
-	(*GetDeadLetterRequest)(nil),      // 30: footfall.v1.GetDeadLetterRequest
-	(*GetDeadLetterResponse)(nil),     // 31: footfall.v1.GetDeadLetterResponse
-	(*ReplayDeadLettersRequest)(nil),  // 32: footfall.v1.ReplayDeadLettersRequest
-	(*ReplayDeadLettersResponse)(nil), // 33: footfall.v1.ReplayDeadLettersResponse
-	(*DeadLetterRefusal)(nil),         // 34: footfall.v1.DeadLetterRefusal
-	(*FixDeadLetterRequest)(nil),      // 35: footfall.v1.FixDeadLetterRequest
-	(*FixDeadLetterResponse)(nil),     // 36: footfall.v1.FixDeadLetterResponse
-	(*DropDeadLettersRequest)(nil),    // 37: footfall.v1.DropDeadLettersRequest
-	(*DropDeadLettersResponse)(nil),   // 38: footfall.v1.DropDeadLettersResponse
-	nil,                               // 39: footfall.v1.ModelVersion.EvaluationEntry
-	(ClockMode)(0),                    // 40: footfall.v1.ClockMode
-	(*timestamppb.Timestamp)(nil),     // 41: google.protobuf.Timestamp
-	(*Event)(nil),                     // 42: footfall.v1.Event
+	(*ListHotCustomersRequest)(nil),   // 8: footfall.v1.ListHotCustomersRequest
+	(*ListHotCustomersResponse)(nil),  // 9: footfall.v1.ListHotCustomersResponse
+	(*HotCustomer)(nil),               // 10: footfall.v1.HotCustomer
+	(*ListModelsRequest)(nil),         // 11: footfall.v1.ListModelsRequest
+	(*ListModelsResponse)(nil),        // 12: footfall.v1.ListModelsResponse
+	(*Model)(nil),                     // 13: footfall.v1.Model
+	(*RolloutEvent)(nil),              // 14: footfall.v1.RolloutEvent
+	(*ModelTrial)(nil),                // 15: footfall.v1.ModelTrial
+	(*RolloutLimits)(nil),             // 16: footfall.v1.RolloutLimits
+	(*CanaryModelRequest)(nil),        // 17: footfall.v1.CanaryModelRequest
+	(*ShadowModelRequest)(nil),        // 18: footfall.v1.ShadowModelRequest
+	(*PromoteModelRequest)(nil),       // 19: footfall.v1.PromoteModelRequest
+	(*RollbackModelRequest)(nil),      // 20: footfall.v1.RollbackModelRequest
+	(*ModelVersion)(nil),              // 21: footfall.v1.ModelVersion
+	(*TickRequest)(nil),               // 22: footfall.v1.TickRequest
+	(*TickResponse)(nil),              // 23: footfall.v1.TickResponse
+	(*SetClockRequest)(nil),           // 24: footfall.v1.SetClockRequest
+	(*SetClockResponse)(nil),          // 25: footfall.v1.SetClockResponse
+	(*WaitIdleRequest)(nil),           // 26: footfall.v1.WaitIdleRequest
+	(*WaitIdleResponse)(nil),          // 27: footfall.v1.WaitIdleResponse
+	(*VerifyRequest)(nil),             // 28: footfall.v1.VerifyRequest
+	(*VerifyProgress)(nil),            // 29: footfall.v1.VerifyProgress
+	(*ListDeadLettersRequest)(nil),    // 30: footfall.v1.ListDeadLettersRequest
+	(*ListDeadLettersResponse)(nil),   // 31: footfall.v1.ListDeadLettersResponse
+	(*DeadLetter)(nil),                // 32: footfall.v1.DeadLetter
+	(*GetDeadLetterRequest)(nil),      // 33: footfall.v1.GetDeadLetterRequest
+	(*GetDeadLetterResponse)(nil),     // 34: footfall.v1.GetDeadLetterResponse
+	(*ReplayDeadLettersRequest)(nil),  // 35: footfall.v1.ReplayDeadLettersRequest
+	(*ReplayDeadLettersResponse)(nil), // 36: footfall.v1.ReplayDeadLettersResponse
+	(*DeadLetterRefusal)(nil),         // 37: footfall.v1.DeadLetterRefusal
+	(*FixDeadLetterRequest)(nil),      // 38: footfall.v1.FixDeadLetterRequest
+	(*FixDeadLetterResponse)(nil),     // 39: footfall.v1.FixDeadLetterResponse
+	(*DropDeadLettersRequest)(nil),    // 40: footfall.v1.DropDeadLettersRequest
+	(*DropDeadLettersResponse)(nil),   // 41: footfall.v1.DropDeadLettersResponse
+	nil,                               // 42: footfall.v1.ModelVersion.EvaluationEntry
+	(ClockMode)(0),                    // 43: footfall.v1.ClockMode
+	(*timestamppb.Timestamp)(nil),     // 44: google.protobuf.Timestamp
+	(*Event)(nil),                     // 45: footfall.v1.Event
 }
 var file_footfall_v1_admin_proto_depIdxs = []int32{
 	2,  // 0: footfall.v1.Cluster.members:type_name -> footfall.v1.Member
-	40, // 1: footfall.v1.Cluster.clock:type_name -> footfall.v1.ClockMode
-	41, // 2: footfall.v1.Member.started:type_name -> google.protobuf.Timestamp
+	43, // 1: footfall.v1.Cluster.clock:type_name -> footfall.v1.ClockMode
+	44, // 2: footfall.v1.Member.started:type_name -> google.protobuf.Timestamp
 	7,  // 3: footfall.v1.ListShardsResponse.shards:type_name -> footfall.v1.Shard
-	41, // 4: footfall.v1.Shard.last_checkpoint:type_name -> google.protobuf.Timestamp
-	10, // 5: footfall.v1.ListModelsResponse.models:type_name -> footfall.v1.Model
-	18, // 6: footfall.v1.Model.versions:type_name -> footfall.v1.ModelVersion
-	11, // 7: footfall.v1.Model.events:type_name -> footfall.v1.RolloutEvent
-	41, // 8: footfall.v1.RolloutEvent.time:type_name -> google.protobuf.Timestamp
-	41, // 9: footfall.v1.ModelTrial.since:type_name -> google.protobuf.Timestamp
-	13, // 10: footfall.v1.CanaryModelRequest.limits:type_name -> footfall.v1.RolloutLimits
-	13, // 11: footfall.v1.ShadowModelRequest.limits:type_name -> footfall.v1.RolloutLimits
-	39, // 12: footfall.v1.ModelVersion.evaluation:type_name -> footfall.v1.ModelVersion.EvaluationEntry
-	12, // 13: footfall.v1.ModelVersion.trial:type_name -> footfall.v1.ModelTrial
-	40, // 14: footfall.v1.SetClockRequest.mode:type_name -> footfall.v1.ClockMode
-	29, // 15: footfall.v1.ListDeadLettersResponse.letters:type_name -> footfall.v1.DeadLetter
-	29, // 16: footfall.v1.GetDeadLetterResponse.letter:type_name -> footfall.v1.DeadLetter
-	34, // 17: footfall.v1.ReplayDeadLettersResponse.refusals:type_name -> footfall.v1.DeadLetterRefusal
-	42, // 18: footfall.v1.FixDeadLetterRequest.events:type_name -> footfall.v1.Event
-	0,  // 19: footfall.v1.AdminService.GetCluster:input_type -> footfall.v1.GetClusterRequest
-	5,  // 20: footfall.v1.AdminService.ListShards:input_type -> footfall.v1.ListShardsRequest
-	3,  // 21: footfall.v1.AdminService.DrainMember:input_type -> footfall.v1.DrainMemberRequest
-	8,  // 22: footfall.v1.AdminService.ListModels:input_type -> footfall.v1.ListModelsRequest
-	14, // 23: footfall.v1.AdminService.CanaryModel:input_type -> footfall.v1.CanaryModelRequest
-	15, // 24: footfall.v1.AdminService.ShadowModel:input_type -> footfall.v1.ShadowModelRequest
-	16, // 25: footfall.v1.AdminService.PromoteModel:input_type -> footfall.v1.PromoteModelRequest
-	17, // 26: footfall.v1.AdminService.RollbackModel:input_type -> footfall.v1.RollbackModelRequest
-	19, // 27: footfall.v1.AdminService.Tick:input_type -> footfall.v1.TickRequest
-	21, // 28: footfall.v1.AdminService.SetClock:input_type -> footfall.v1.SetClockRequest
-	23, // 29: footfall.v1.AdminService.WaitIdle:input_type -> footfall.v1.WaitIdleRequest
-	25, // 30: footfall.v1.AdminService.Verify:input_type -> footfall.v1.VerifyRequest
-	27, // 31: footfall.v1.AdminService.ListDeadLetters:input_type -> footfall.v1.ListDeadLettersRequest
-	30, // 32: footfall.v1.AdminService.GetDeadLetter:input_type -> footfall.v1.GetDeadLetterRequest
-	32, // 33: footfall.v1.AdminService.ReplayDeadLetters:input_type -> footfall.v1.ReplayDeadLettersRequest
-	35, // 34: footfall.v1.AdminService.FixDeadLetter:input_type -> footfall.v1.FixDeadLetterRequest
-	37, // 35: footfall.v1.AdminService.DropDeadLetters:input_type -> footfall.v1.DropDeadLettersRequest
-	1,  // 36: footfall.v1.AdminService.GetCluster:output_type -> footfall.v1.Cluster
-	6,  // 37: footfall.v1.AdminService.ListShards:output_type -> footfall.v1.ListShardsResponse
-	4,  // 38: footfall.v1.AdminService.DrainMember:output_type -> footfall.v1.DrainMemberResponse
-	9,  // 39: footfall.v1.AdminService.ListModels:output_type -> footfall.v1.ListModelsResponse
-	10, // 40: footfall.v1.AdminService.CanaryModel:output_type -> footfall.v1.Model
-	10, // 41: footfall.v1.AdminService.ShadowModel:output_type -> footfall.v1.Model
-	10, // 42: footfall.v1.AdminService.PromoteModel:output_type -> footfall.v1.Model
-	10, // 43: footfall.v1.AdminService.RollbackModel:output_type -> footfall.v1.Model
-	20, // 44: footfall.v1.AdminService.Tick:output_type -> footfall.v1.TickResponse
-	22, // 45: footfall.v1.AdminService.SetClock:output_type -> footfall.v1.SetClockResponse
-	24, // 46: footfall.v1.AdminService.WaitIdle:output_type -> footfall.v1.WaitIdleResponse
-	26, // 47: footfall.v1.AdminService.Verify:output_type -> footfall.v1.VerifyProgress
-	28, // 48: footfall.v1.AdminService.ListDeadLetters:output_type -> footfall.v1.ListDeadLettersResponse
-	31, // 49: footfall.v1.AdminService.GetDeadLetter:output_type -> footfall.v1.GetDeadLetterResponse
-	33, // 50: footfall.v1.AdminService.ReplayDeadLetters:output_type -> footfall.v1.ReplayDeadLettersResponse
-	36, // 51: footfall.v1.AdminService.FixDeadLetter:output_type -> footfall.v1.FixDeadLetterResponse
-	38, // 52: footfall.v1.AdminService.DropDeadLetters:output_type -> footfall.v1.DropDeadLettersResponse
-	36, // [36:53] is the sub-list for method output_type
-	19, // [19:36] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	44, // 4: footfall.v1.Shard.last_checkpoint:type_name -> google.protobuf.Timestamp
+	10, // 5: footfall.v1.ListHotCustomersResponse.customers:type_name -> footfall.v1.HotCustomer
+	13, // 6: footfall.v1.ListModelsResponse.models:type_name -> footfall.v1.Model
+	21, // 7: footfall.v1.Model.versions:type_name -> footfall.v1.ModelVersion
+	14, // 8: footfall.v1.Model.events:type_name -> footfall.v1.RolloutEvent
+	44, // 9: footfall.v1.RolloutEvent.time:type_name -> google.protobuf.Timestamp
+	44, // 10: footfall.v1.ModelTrial.since:type_name -> google.protobuf.Timestamp
+	16, // 11: footfall.v1.CanaryModelRequest.limits:type_name -> footfall.v1.RolloutLimits
+	16, // 12: footfall.v1.ShadowModelRequest.limits:type_name -> footfall.v1.RolloutLimits
+	42, // 13: footfall.v1.ModelVersion.evaluation:type_name -> footfall.v1.ModelVersion.EvaluationEntry
+	15, // 14: footfall.v1.ModelVersion.trial:type_name -> footfall.v1.ModelTrial
+	43, // 15: footfall.v1.SetClockRequest.mode:type_name -> footfall.v1.ClockMode
+	32, // 16: footfall.v1.ListDeadLettersResponse.letters:type_name -> footfall.v1.DeadLetter
+	32, // 17: footfall.v1.GetDeadLetterResponse.letter:type_name -> footfall.v1.DeadLetter
+	37, // 18: footfall.v1.ReplayDeadLettersResponse.refusals:type_name -> footfall.v1.DeadLetterRefusal
+	45, // 19: footfall.v1.FixDeadLetterRequest.events:type_name -> footfall.v1.Event
+	0,  // 20: footfall.v1.AdminService.GetCluster:input_type -> footfall.v1.GetClusterRequest
+	5,  // 21: footfall.v1.AdminService.ListShards:input_type -> footfall.v1.ListShardsRequest
+	8,  // 22: footfall.v1.AdminService.ListHotCustomers:input_type -> footfall.v1.ListHotCustomersRequest
+	3,  // 23: footfall.v1.AdminService.DrainMember:input_type -> footfall.v1.DrainMemberRequest
+	11, // 24: footfall.v1.AdminService.ListModels:input_type -> footfall.v1.ListModelsRequest
+	17, // 25: footfall.v1.AdminService.CanaryModel:input_type -> footfall.v1.CanaryModelRequest
+	18, // 26: footfall.v1.AdminService.ShadowModel:input_type -> footfall.v1.ShadowModelRequest
+	19, // 27: footfall.v1.AdminService.PromoteModel:input_type -> footfall.v1.PromoteModelRequest
+	20, // 28: footfall.v1.AdminService.RollbackModel:input_type -> footfall.v1.RollbackModelRequest
+	22, // 29: footfall.v1.AdminService.Tick:input_type -> footfall.v1.TickRequest
+	24, // 30: footfall.v1.AdminService.SetClock:input_type -> footfall.v1.SetClockRequest
+	26, // 31: footfall.v1.AdminService.WaitIdle:input_type -> footfall.v1.WaitIdleRequest
+	28, // 32: footfall.v1.AdminService.Verify:input_type -> footfall.v1.VerifyRequest
+	30, // 33: footfall.v1.AdminService.ListDeadLetters:input_type -> footfall.v1.ListDeadLettersRequest
+	33, // 34: footfall.v1.AdminService.GetDeadLetter:input_type -> footfall.v1.GetDeadLetterRequest
+	35, // 35: footfall.v1.AdminService.ReplayDeadLetters:input_type -> footfall.v1.ReplayDeadLettersRequest
+	38, // 36: footfall.v1.AdminService.FixDeadLetter:input_type -> footfall.v1.FixDeadLetterRequest
+	40, // 37: footfall.v1.AdminService.DropDeadLetters:input_type -> footfall.v1.DropDeadLettersRequest
+	1,  // 38: footfall.v1.AdminService.GetCluster:output_type -> footfall.v1.Cluster
+	6,  // 39: footfall.v1.AdminService.ListShards:output_type -> footfall.v1.ListShardsResponse
+	9,  // 40: footfall.v1.AdminService.ListHotCustomers:output_type -> footfall.v1.ListHotCustomersResponse
+	4,  // 41: footfall.v1.AdminService.DrainMember:output_type -> footfall.v1.DrainMemberResponse
+	12, // 42: footfall.v1.AdminService.ListModels:output_type -> footfall.v1.ListModelsResponse
+	13, // 43: footfall.v1.AdminService.CanaryModel:output_type -> footfall.v1.Model
+	13, // 44: footfall.v1.AdminService.ShadowModel:output_type -> footfall.v1.Model
+	13, // 45: footfall.v1.AdminService.PromoteModel:output_type -> footfall.v1.Model
+	13, // 46: footfall.v1.AdminService.RollbackModel:output_type -> footfall.v1.Model
+	23, // 47: footfall.v1.AdminService.Tick:output_type -> footfall.v1.TickResponse
+	25, // 48: footfall.v1.AdminService.SetClock:output_type -> footfall.v1.SetClockResponse
+	27, // 49: footfall.v1.AdminService.WaitIdle:output_type -> footfall.v1.WaitIdleResponse
+	29, // 50: footfall.v1.AdminService.Verify:output_type -> footfall.v1.VerifyProgress
+	31, // 51: footfall.v1.AdminService.ListDeadLetters:output_type -> footfall.v1.ListDeadLettersResponse
+	34, // 52: footfall.v1.AdminService.GetDeadLetter:output_type -> footfall.v1.GetDeadLetterResponse
+	36, // 53: footfall.v1.AdminService.ReplayDeadLetters:output_type -> footfall.v1.ReplayDeadLettersResponse
+	39, // 54: footfall.v1.AdminService.FixDeadLetter:output_type -> footfall.v1.FixDeadLetterResponse
+	41, // 55: footfall.v1.AdminService.DropDeadLetters:output_type -> footfall.v1.DropDeadLettersResponse
+	38, // [38:56] is the sub-list for method output_type
+	20, // [20:38] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_footfall_v1_admin_proto_init() }
@@ -2974,7 +3221,7 @@ func file_footfall_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_footfall_v1_admin_proto_rawDesc), len(file_footfall_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   40,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	AdminService_GetCluster_FullMethodName        = "/footfall.v1.AdminService/GetCluster"
 	AdminService_ListShards_FullMethodName        = "/footfall.v1.AdminService/ListShards"
+	AdminService_ListHotCustomers_FullMethodName  = "/footfall.v1.AdminService/ListHotCustomers"
 	AdminService_DrainMember_FullMethodName       = "/footfall.v1.AdminService/DrainMember"
 	AdminService_ListModels_FullMethodName        = "/footfall.v1.AdminService/ListModels"
 	AdminService_CanaryModel_FullMethodName       = "/footfall.v1.AdminService/CanaryModel"
@@ -44,6 +45,8 @@ const (
 type AdminServiceClient interface {
 	GetCluster(ctx context.Context, in *GetClusterRequest, opts ...grpc.CallOption) (*Cluster, error)
 	ListShards(ctx context.Context, in *ListShardsRequest, opts ...grpc.CallOption) (*ListShardsResponse, error)
+	// ListHotCustomers lists the customers that most events come from.
+	ListHotCustomers(ctx context.Context, in *ListHotCustomersRequest, opts ...grpc.CallOption) (*ListHotCustomersResponse, error)
 	// DrainMember has a member give its shards up for good, and then end. It answers once that has begun.
 	DrainMember(ctx context.Context, in *DrainMemberRequest, opts ...grpc.CallOption) (*DrainMemberResponse, error)
 	ListModels(ctx context.Context, in *ListModelsRequest, opts ...grpc.CallOption) (*ListModelsResponse, error)
@@ -95,6 +98,16 @@ func (c *adminServiceClient) ListShards(ctx context.Context, in *ListShardsReque
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListShardsResponse)
 	err := c.cc.Invoke(ctx, AdminService_ListShards_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) ListHotCustomers(ctx context.Context, in *ListHotCustomersRequest, opts ...grpc.CallOption) (*ListHotCustomersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListHotCustomersResponse)
+	err := c.cc.Invoke(ctx, AdminService_ListHotCustomers_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -266,6 +279,8 @@ func (c *adminServiceClient) DropDeadLetters(ctx context.Context, in *DropDeadLe
 type AdminServiceServer interface {
 	GetCluster(context.Context, *GetClusterRequest) (*Cluster, error)
 	ListShards(context.Context, *ListShardsRequest) (*ListShardsResponse, error)
+	// ListHotCustomers lists the customers that most events come from.
+	ListHotCustomers(context.Context, *ListHotCustomersRequest) (*ListHotCustomersResponse, error)
 	// DrainMember has a member give its shards up for good, and then end. It answers once that has begun.
 	DrainMember(context.Context, *DrainMemberRequest) (*DrainMemberResponse, error)
 	ListModels(context.Context, *ListModelsRequest) (*ListModelsResponse, error)
@@ -308,6 +323,9 @@ func (UnimplementedAdminServiceServer) GetCluster(context.Context, *GetClusterRe
 }
 func (UnimplementedAdminServiceServer) ListShards(context.Context, *ListShardsRequest) (*ListShardsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListShards not implemented")
+}
+func (UnimplementedAdminServiceServer) ListHotCustomers(context.Context, *ListHotCustomersRequest) (*ListHotCustomersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListHotCustomers not implemented")
 }
 func (UnimplementedAdminServiceServer) DrainMember(context.Context, *DrainMemberRequest) (*DrainMemberResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DrainMember not implemented")
@@ -407,6 +425,24 @@ func _AdminService_ListShards_Handler(srv interface{}, ctx context.Context, dec 
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AdminServiceServer).ListShards(ctx, req.(*ListShardsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_ListHotCustomers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListHotCustomersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ListHotCustomers(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ListHotCustomers_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ListHotCustomers(ctx, req.(*ListHotCustomersRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -688,6 +724,10 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListShards",
 			Handler:    _AdminService_ListShards_Handler,
+		},
+		{
+			MethodName: "ListHotCustomers",
+			Handler:    _AdminService_ListHotCustomers_Handler,
 		},
 		{
 			MethodName: "DrainMember",

@@ -105,6 +105,7 @@ func (s *Admin) ListShards(ctx context.Context, r *footfallv1.ListShardsRequest)
 func (s *Admin) shardsHere() *footfallv1.ListShardsResponse {
 	out := &footfallv1.ListShardsResponse{}
 	for _, st := range s.host.Status() {
+		heat := s.rates.Of(st.Shard)
 		sh := &footfallv1.Shard{
 			Shard:           uint32(st.Shard),
 			State:           st.State.String(),
@@ -114,7 +115,10 @@ func (s *Admin) shardsHere() *footfallv1.ListShardsResponse {
 			Customers:       st.Customers,
 			Resident:        st.Resident,
 			ResidentBytes:   uint64(max(0, st.ResidentBytes)),
-			Rate:            s.rates.Of(st.Shard),
+			Rate:            heat.Events,
+			ApplyShare:      heat.Busy,
+			BytesRate:       heat.Bytes,
+			QueryRate:       heat.Queries,
 			Events:          st.Events,
 			Duplicates:      st.Duplicates,
 			Rejected:        st.Rejected,

@@ -33,6 +33,7 @@ type Host interface {
 	WaitIdle(ctx context.Context, scored bool) error
 	WaitShardIdle(ctx context.Context, shard int, scored bool) error
 	Status() []actors.Status
+	Hot(ctx context.Context, shard, limit int) (actors.Hot, error)
 	Verify(ctx context.Context, shard int) (*actors.Verified, error)
 }
 

@@ -102,7 +102,7 @@ func (p queryParser) Parse(msg proto.Message, values url.Values, filter *utiliti
 
 // takesParameters reports whether a call has a query, which [queryParser] then reads.
 func takesParameters(r *http.Request) bool {
-	return r.Method == http.MethodGet && (strings.HasPrefix(r.URL.Path, "/v1/customers/") || r.URL.Path == "/v1/deadletters")
+	return r.Method == http.MethodGet && (strings.HasPrefix(r.URL.Path, "/v1/customers/") || r.URL.Path == "/v1/deadletters" || r.URL.Path == "/v1/customers:hot")
 }
 
 // noParameters says what is wrong with the query of a call that has none.

@@ -68,6 +68,7 @@ type scripted struct {
 	tickErr   error
 	answer    *actors.Answer
 	statuses  []actors.Status
+	hot       map[int]actors.Hot
 	verified  *actors.Verified
 	panics    bool
 }
@@ -151,6 +152,14 @@ func (h *scripted) Clock() footfallv1.ClockMode                           { retu
 func (h *scripted) WaitIdle(context.Context, bool) error                  { return nil }
 func (h *scripted) WaitShardIdle(context.Context, int, bool) error        { return nil }
 func (h *scripted) Status() []actors.Status                               { return h.statuses }
+func (h *scripted) Hot(_ context.Context, shard, limit int) (actors.Hot, error) {
+	hot, ok := h.hot[shard]
+	if !ok {
+		return hot, &actors.NotActiveError{Shard: shard}
+	}
+	hot.Customers = hot.Customers[:min(len(hot.Customers), limit)]
+	return hot, nil
+}
 func (h *scripted) Verify(context.Context, int) (*actors.Verified, error) { return h.verified, nil }
 
 // served is the API with its doors open.

@@ -10,8 +10,8 @@ import (
 // window is how far back a rate looks.
 const window = 10 * time.Second
 
-// Rates keeps how many events each shard folded in the last ten seconds. Sample is to be
-// called about once a second.
+// Rates keeps what each shard did in the last ten seconds. Sample is to be called about once a
+// second.
 type Rates struct {
 	mu      sync.Mutex
 	samples []sample // oldest first, none older than window but one
@@ -19,14 +19,24 @@ type Rates struct {
 
 type sample struct {
 	at     time.Time
-	events map[int]uint64
+	shards map[int]done
 }
+
+// done is what a shard has done so far, in one life: epoch tells lives apart.
+type done struct {
+	epoch, events, bytes, queries uint64
+	busy                          time.Duration
+}
+
+// Heat is what a shard does in a second: events and bytes folded, and queries answered. Busy is
+// the share of one core that folding took.
+type Heat struct{ Events, Bytes, Queries, Busy float64 }
 
 // Sample notes where the shards are.
 func (r *Rates) Sample(now time.Time, statuses []actors.Status) {
-	s := sample{at: now, events: make(map[int]uint64, len(statuses))}
+	s := sample{at: now, shards: make(map[int]done, len(statuses))}
 	for _, st := range statuses {
-		s.events[st.Shard] = st.Events
+		s.shards[st.Shard] = done{epoch: st.Epoch, events: st.Events, bytes: st.Bytes, queries: st.Queries, busy: st.Busy}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -36,19 +46,24 @@ func (r *Rates) Sample(now time.Time, statuses []actors.Status) {
 	}
 }
 
-// Of returns a shard's rate in events a second.
-func (r *Rates) Of(shard int) float64 {
+// Of returns what a shard does; nothing of one that was not here all the time.
+func (r *Rates) Of(shard int) Heat {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.samples) < 2 {
-		return 0
+		return Heat{}
 	}
 	first, last := r.samples[0], r.samples[len(r.samples)-1]
-	from, ok := first.events[shard]
-	to := last.events[shard]
+	from, ok := first.shards[shard]
+	to, there := last.shards[shard]
 	span := last.at.Sub(first.at).Seconds()
-	if !ok || to < from || span <= 0 {
-		return 0
+	if !ok || !there || from.epoch != to.epoch || to.events < from.events || to.busy < from.busy || span <= 0 {
+		return Heat{}
 	}
-	return float64(to-from) / span
+	return Heat{
+		Events:  float64(to.events-from.events) / span,
+		Bytes:   float64(to.bytes-from.bytes) / span,
+		Queries: float64(to.queries-from.queries) / span,
+		Busy:    (to.busy - from.busy).Seconds() / span,
+	}
 }

@@ -457,13 +457,13 @@ func TestOpenAPISaysWhatIsThere(t *testing.T) {
 
 func TestRates(t *testing.T) {
 	var r Rates
-	require.Zero(t, r.Of(0))
+	require.Zero(t, r.Of(0).Events)
 	start := time.Unix(0, 0)
 	for i := range 30 {
 		r.Sample(start.Add(time.Duration(i)*time.Second), []actors.Status{{Shard: 0, Events: uint64(i * 100)}, {Shard: 1, Events: uint64(max(0, i-24) * 50)}})
 	}
-	require.InDelta(t, 100, r.Of(0), 1e-9)
-	require.InDelta(t, 25, r.Of(1), 1e-9, "five of the last ten seconds")
-	require.Zero(t, r.Of(2))
+	require.InDelta(t, 100, r.Of(0).Events, 1e-9)
+	require.InDelta(t, 25, r.Of(1).Events, 1e-9, "five of the last ten seconds")
+	require.Zero(t, r.Of(2).Events)
 	require.LessOrEqual(t, len(r.samples), 12)
 }
