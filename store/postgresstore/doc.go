@@ -29,7 +29,8 @@
 //
 // The locks are PostgreSQL's row locks, in three strengths: FOR KEY SHARE for rows of the outbox
 // and dead letters beside a checkpoint, FOR NO KEY UPDATE for one checkpoint at a time, FOR
-// UPDATE for acquiring, which waits for all of them, and for tries after the first.
+// UPDATE for acquiring, which waits for all of them, and for tries after the first. Who acquires does
+// not wait for ever: of an owner without a lease it ends the server processes that hold the row.
 //
 // Customers travel as two arrays that one INSERT ... ON CONFLICT unpacks. COPY into a temporary table and an INSERT from there
 // was between as fast and a third faster, but not every database that speaks the protocol has temporary tables

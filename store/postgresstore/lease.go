@@ -26,7 +26,7 @@ func (s *Store) Acquire(ctx context.Context, shard int, owner string) (epoch uin
 	incarnation := s.incarnations[owner]
 	s.mu.Unlock()
 	token := rand.Int64N(1<<62) + 1
-	err = s.transact(ctx, shard, alone, func(ctx context.Context, tx pgx.Tx, row *shardRow, _ int) error {
+	err = s.take(ctx, shard, owner, incarnation, func(ctx context.Context, tx pgx.Tx, row *shardRow, _ int) error {
 		if row == nil {
 			// Where another was faster, its row is locked.
 			if _, err := tx.Exec(ctx, `

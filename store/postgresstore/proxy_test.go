@@ -20,6 +20,8 @@ const (
 	cutAfter
 	// hold closes the client's end; the server's stays as it is, without the piece, until the test lets it go.
 	hold
+	// holdHalf holds the second half only.
+	holdHalf
 )
 
 // proxy stands between a store and its database.
@@ -110,10 +112,17 @@ func (p *proxy) pump(from, to net.Conn, fromClient bool) {
 		switch v {
 		case cutBefore:
 			return
-		case hold:
+		case hold, holdHalf:
 			holding = true
+			half := 0
+			if v == holdHalf {
+				half = n / 2
+				if _, err := to.Write(buf[:half]); err != nil {
+					return
+				}
+			}
 			p.mu.Lock()
-			p.held = append(p.held, heldPiece{to, bytes.Clone(buf[:n])})
+			p.held = append(p.held, heldPiece{to, bytes.Clone(buf[half:n])})
 			p.mu.Unlock()
 			return
 		}
