@@ -30,14 +30,17 @@ func (r *Runner) Load(ctx context.Context, dir string, c *inference.Contract, de
 	if r.closed.Swap(false) {
 		runtime.GC()
 	}
-	s, err := r.load(ctx, dir, c, device)
+	s, err := r.load(ctx, dir, c, device, nil)
 	if err != nil {
 		return nil, fmt.Errorf("tensorflow: %w", err)
 	}
 	return s, nil
 }
 
-func (r *Runner) load(ctx context.Context, dir string, c *inference.Contract, device string) (*session, error) {
+// load makes a session; more, where it is set, finds further tensors in the graph.
+func (r *Runner) load(ctx context.Context, dir string, c *inference.Contract, device string,
+	more func(*pb.MetaGraphDef, *inference.Contract, *session) error,
+) (*session, error) {
 	config, err := r.config(device)
 	if err != nil {
 		return nil, err
@@ -52,6 +55,11 @@ func (r *Runner) load(ctx context.Context, dir string, c *inference.Contract, de
 	s, err := bind(graph, c)
 	if err != nil {
 		return nil, err
+	}
+	if more != nil {
+		if err := more(graph, c, s); err != nil {
+			return nil, err
+		}
 	}
 	s.closed = &r.closed
 	pin(graph, "/device:"+device)
