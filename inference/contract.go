@@ -47,6 +47,8 @@ type Contract struct {
 	Evaluation  map[string]float64
 	TrainedWith TrainedWith
 	Created     time.Time
+	// Parent is the version that this one was fine-tuned from; 0 where it was trained from nothing.
+	Parent int
 	// Files is the digest of the version's other files, "sha256:…"; empty where it is not told.
 	Files string
 }

@@ -141,6 +141,9 @@ func (d *decoder) contract(n *yaml.Node) *Contract {
 		t.done()
 	}
 	c.Created = m.time("created")
+	if m.has("parent") {
+		c.Parent = m.integer("parent", 1, math.MaxInt32)
+	}
 	if m.has("files") {
 		if c.Files = m.text("files"); c.Files != "" && !filesForm.MatchString(c.Files) {
 			m.fault("files", "%q is no digest: sha256: and 64 hexadecimal digits are", c.Files)
