@@ -69,6 +69,7 @@ func (n *Node) join(version string, reg prometheus.Registerer, m *api.Metrics) e
 	if err != nil {
 		return err
 	}
+	n.access.OnRenewal(n.members.Renew)
 	if others != nil {
 		others.member = n.members.Conn
 	}

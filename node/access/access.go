@@ -60,6 +60,8 @@ type Access struct {
 	tokens atomic.Pointer[[]Token] // nil where nobody is asked for one
 	trust  atomic.Pointer[trust]   // nil without TLS
 	again  chan struct{}
+	// renewed is called after trust was replaced.
+	renewed atomic.Pointer[func()]
 
 	mu    sync.Mutex // guards what follows: one reads the files at a time
 	files map[string]*follower
@@ -120,9 +122,15 @@ func (a *Access) useTrust(content [][]byte) error {
 		return err
 	}
 	a.trust.Store(t)
+	if renewed := a.renewed.Load(); renewed != nil {
+		(*renewed)()
+	}
 	a.metrics.expiry.Set(float64(t.cert.Leaf.NotAfter.Unix()))
 	return nil
 }
+
+// OnRenewal has f called each time that the certificate or the CAs are others. It is called once.
+func (a *Access) OnRenewal(f func()) { a.renewed.Store(&f) }
 
 // Reload looks at the files now. It does not wait for it.
 func (a *Access) Reload() {

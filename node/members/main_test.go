@@ -48,6 +48,8 @@ type spec struct {
 	Score  float32
 	// Servers are the outside servers of a node.
 	Servers []string
+	// Secure is the folder of its certificates, tokens and keys; empty: it asks nobody.
+	Secure string
 }
 
 func (s spec) config() *config.Config {
@@ -66,6 +68,9 @@ func (s spec) config() *config.Config {
 	c.ModelsDir = s.Models
 	if s.Score != 0 {
 		c.Roles = config.Roles{config.RoleInference}
+	}
+	if s.Secure != "" {
+		s.secure(c)
 	}
 	return c
 }
@@ -117,14 +122,15 @@ type member struct {
 	ended    chan error
 
 	// In a process of its own.
-	cmd   *exec.Cmd
-	stdin io.Closer
-	log   sync.WaitGroup
+	cmd    *exec.Cmd
+	stdin  io.Closer
+	log    sync.WaitGroup
+	gossip string // where its gossip listens
 }
 
-func (m *member) dial(t *testing.T, address string) {
+func (m *member) dial(t *testing.T, address string, doors ...grpc.DialOption) {
 	t.Helper()
-	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient(address, append([]grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}, doors...)...)
 	require.NoError(t, err)
 	m.conn = conn
 	m.IngestServiceClient = footfallv1.NewIngestServiceClient(conn)
@@ -184,10 +190,15 @@ func spawn(t *testing.T, s spec) *member {
 	require.NoError(t, err)
 	require.NoError(t, m.cmd.Start())
 	lines := bufio.NewScanner(out)
-	for m.conn == nil && lines.Scan() {
-		var l struct{ Msg, GRPC string }
-		if json.Unmarshal(lines.Bytes(), &l) == nil && l.Msg == "listening" {
-			m.dial(t, l.GRPC)
+	for m.gossip == "" && lines.Scan() {
+		var l struct{ Msg, GRPC, Address string }
+		if json.Unmarshal(lines.Bytes(), &l) == nil {
+			switch l.Msg {
+			case "listening":
+				m.dial(t, l.GRPC, s.doors(t)...)
+			case "listening for gossip":
+				m.gossip = l.Address
+			}
 		}
 		tell(t, lines.Bytes())
 	}

@@ -109,7 +109,7 @@ func New(ctx context.Context, o Options) (_ *Members, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return m, o.Registry.Register(m.loop)
+	return m, errors.Join(o.Registry.Register(m.loop), o.Registry.Register(m.gossip))
 }
 
 // observe is called by the loop.
@@ -232,6 +232,9 @@ func (m *Members) Members() []cluster.Member { return m.gossip.Members() }
 
 // Owners implements api.Cluster.
 func (m *Members) Owners() []string { return m.loop.Owners() }
+
+// Renew has calls to other nodes take new connections: this node's certificate is another one.
+func (m *Members) Renew() { m.peers.renew() }
 
 // nameAt is the name of the member whose gRPC is at an address; "" where none is known.
 func (m *Members) nameAt(address string) string {

@@ -1,15 +1,18 @@
 package members
 
 import (
+	"context"
 	"slices"
 	"sync"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
 
 	"footfall/node/api"
 )
@@ -24,7 +27,7 @@ type peers struct {
 	credentials func(address string) credentials.TransportCredentials
 
 	mu    sync.Mutex // guards what follows
-	conns map[string]*grpc.ClientConn
+	conns map[string]*peer
 }
 
 func newPeers(secure func(expected func() string) credentials.TransportCredentials, nameAt func(address string) string, version string) *peers {
@@ -38,7 +41,7 @@ func newPeers(secure func(expected func() string) credentials.TransportCredentia
 	}
 	retry := backoff.DefaultConfig
 	retry.BaseDelay, retry.MaxDelay = 50*time.Millisecond, time.Second
-	return &peers{conns: map[string]*grpc.ClientConn{}, credentials: of, options: []grpc.DialOption{
+	return &peers{conns: map[string]*peer{}, credentials: of, options: []grpc.DialOption{
 		grpc.WithUserAgent("footfall-node/" + version),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: retry, MinConnectTimeout: time.Second}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 15 * time.Second, Timeout: 2 * time.Second}),
@@ -54,12 +57,28 @@ func (p *peers) conn(address string) (grpc.ClientConnInterface, error) {
 	if c, ok := p.conns[address]; ok {
 		return c, nil
 	}
-	c, err := grpc.NewClient(address, append(slices.Clip(p.options), grpc.WithTransportCredentials(p.credentials(address)))...)
+	c, err := p.dial(address)
 	if err != nil {
 		return nil, err
 	}
-	p.conns[address] = c
-	return c, nil
+	p.conns[address] = &peer{current: &link{conn: c}}
+	return p.conns[address], nil
+}
+
+func (p *peers) dial(address string) (*grpc.ClientConn, error) {
+	return grpc.NewClient(address, append(slices.Clip(p.options), grpc.WithTransportCredentials(p.credentials(address)))...)
+}
+
+// renew has every call from now on take a new connection: this node has another certificate, and
+// the others may soon not believe the one that they were shown.
+func (p *peers) renew() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for address, c := range p.conns {
+		if next, err := p.dial(address); err == nil { // it was good for this address before
+			c.replace(next)
+		}
+	}
 }
 
 // keep closes the connections to all but these.
@@ -69,9 +88,92 @@ func (p *peers) keep(there func(address string) bool) {
 	for address, c := range p.conns {
 		if !there(address) {
 			delete(p.conns, address)
-			_ = c.Close()
+			c.close()
 		}
 	}
 }
 
 func (p *peers) close() { p.keep(func(string) bool { return false }) }
+
+// peer is the way to one member, over one connection after the other.
+//
+// Invariant: a connection that was replaced is closed once, when the last of its calls has ended.
+type peer struct {
+	mu      sync.Mutex // guards what follows
+	current *link      // nil once it is closed
+	old     []*link    // with calls that have not ended
+}
+
+// link is one of its connections, and how many calls it has.
+type link struct {
+	conn  *grpc.ClientConn
+	calls int
+}
+
+var _ grpc.ClientConnInterface = (*peer)(nil)
+
+// Invoke implements grpc.ClientConnInterface.
+func (p *peer) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	l, err := p.take()
+	if err != nil {
+		return err
+	}
+	defer p.give(l)
+	return l.conn.Invoke(ctx, method, args, reply, opts...)
+}
+
+// NewStream implements grpc.ClientConnInterface.
+func (p *peer) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	l, err := p.take()
+	if err != nil {
+		return nil, err
+	}
+	s, err := l.conn.NewStream(ctx, desc, method, opts...)
+	if err != nil {
+		p.give(l)
+		return nil, err
+	}
+	context.AfterFunc(s.Context(), func() { p.give(l) }) // which ends with the stream
+	return s, nil
+}
+
+func (p *peer) take() (*link, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.current == nil {
+		return nil, status.Error(codes.Canceled, "the member has gone") // as of a connection that was closed
+	}
+	p.current.calls++
+	return p.current, nil
+}
+
+func (p *peer) give(l *link) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	l.calls--
+	if i := slices.Index(p.old, l); l.calls == 0 && i >= 0 {
+		p.old = slices.Delete(p.old, i, i+1)
+		_ = l.conn.Close()
+	}
+}
+
+func (p *peer) replace(next *grpc.ClientConn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	last := p.current
+	p.current = &link{conn: next}
+	if last.calls == 0 {
+		_ = last.conn.Close()
+		return
+	}
+	p.old = append(p.old, last)
+}
+
+func (p *peer) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, l := range append(p.old, p.current) {
+		_ = l.conn.Close() // its calls end
+	}
+	p.current, p.old = nil, nil
+}
