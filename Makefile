@@ -7,7 +7,8 @@
 #   PYTHON=...         the Python to set up with
 #   LINT=0             make test without the linters
 #   FUZZTIME=30s       how long make fuzz gives each target
-#   NODES=3            how many nodes make cluster starts
+#   ROUNDS=20 SEED=... how long make chaos goes on, and what it repeats
+#   LOGS=...           where make chaos keeps what its nodes said
 #   NODES=3            how many nodes make cluster starts
 #   CLUSTER_DIR=...    where make cluster keeps its data from run to run (without it: nowhere)
 #   RABBITMQ_DIR=...   where make rabbitmq keeps its data from run to run (without it: nowhere)
@@ -123,6 +124,11 @@ test: build generate-check tidy-check test-go test-python test-deploy $(if $(fil
 test-go: setup rabbitmq-install postgres-install prometheus-install oip-client ## the Go tests alone
 	@$(WITH_ENV) scripts/test-go.sh
 
+.PHONY: chaos
+chaos: setup rabbitmq-install postgres-install ## a cluster under load whose nodes, network and servers fail (ROUNDS=20, SEED=, LOGS=)
+	@$(WITH_ENV) FOOTFALL_HEAVY=1 FOOTFALL_CHAOS_ROUNDS=$(or $(ROUNDS),20) FOOTFALL_CHAOS_SEED=$(SEED) FOOTFALL_CHAOS_LOGS=$(LOGS) \
+		go test -count 1 -timeout 24h -v -run 'TestChaos|TestPromises' ./node/chaos
+
 .PHONY: oip-client
 oip-client: setup ## an outside client of the Open Inference Protocol, for a test
 	@scripts/oip-client.sh
@@ -160,6 +166,10 @@ generate: tools-generate ## the code of messages/proto
 generate-check: tools-generate ## fails where committed generated code is not what its sources give
 	@echo "footfall: comparing the generated code with its sources" >&2
 	@scripts/generate.sh --check
+
+.PHONY: dashboards
+dashboards: ## Grafana's dashboards, as their code makes them (make test compares)
+	@go run ./deploy/grafana/generate
 
 .PHONY: tidy-check
 tidy-check: ## fails where go.mod and go.sum are not what the code imports
