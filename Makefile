@@ -9,6 +9,8 @@
 #   FUZZTIME=30s       how long make fuzz gives each target
 #   ROUNDS=20 SEED=... how long make chaos goes on, and what it repeats
 #   LOGS=...           where make chaos keeps what its nodes said
+#   ROUNDS=20 SEED=... how long make chaos goes on, and what it repeats
+#   LOGS=...           where make chaos keeps what its nodes said
 #   NODES=3            how many nodes make cluster starts
 #   CLUSTER_DIR=...    where make cluster keeps its data from run to run (without it: nowhere)
 #   RABBITMQ_DIR=...   where make rabbitmq keeps its data from run to run (without it: nowhere)
@@ -123,6 +125,11 @@ test: build generate-check tidy-check test-go test-python test-deploy $(if $(fil
 .PHONY: test-go
 test-go: setup rabbitmq-install postgres-install prometheus-install oip-client ## the Go tests alone
 	@$(WITH_ENV) scripts/test-go.sh
+
+.PHONY: chaos
+chaos: setup rabbitmq-install postgres-install ## a cluster under load whose nodes, network and servers fail (ROUNDS=20, SEED=, LOGS=)
+	@$(WITH_ENV) FOOTFALL_HEAVY=1 FOOTFALL_CHAOS_ROUNDS=$(or $(ROUNDS),20) FOOTFALL_CHAOS_SEED=$(SEED) FOOTFALL_CHAOS_LOGS=$(LOGS) \
+		go test -count 1 -timeout 24h -v -run 'TestChaos|TestPromises' ./node/chaos
 
 .PHONY: chaos
 chaos: setup rabbitmq-install postgres-install ## a cluster under load whose nodes, network and servers fail (ROUNDS=20, SEED=, LOGS=)
