@@ -11,14 +11,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	dto "github.com/prometheus/client_model/go"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -196,15 +194,17 @@ func (c *secured) metric(t *testing.T, node, name string, labels ...string) (sum
 	t.Helper()
 	code, text := c.get(t, node, "/metrics", string(c.read(t, "clients.token")))
 	require.Equal(t, http.StatusOK, code)
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(strings.NewReader(text))
-	require.NoError(t, err)
-	for _, m := range families[name].GetMetric() {
-		has := func(want string) bool {
-			return slices.ContainsFunc(m.GetLabel(), func(l *dto.LabelPair) bool { return l.GetName()+"="+l.GetValue() == want })
+	for line := range strings.Lines(text) {
+		series, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		found, rest, _ := strings.Cut(series, "{")
+		missing := func(want string) bool {
+			key, value, _ := strings.Cut(want, "=")
+			return !strings.Contains(","+rest, ","+key+`="`+value+`"`)
 		}
-		if !slices.ContainsFunc(labels, func(want string) bool { return !has(want) }) {
-			sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+		if found == name && !slices.ContainsFunc(labels, missing) {
+			v, err := strconv.ParseFloat(value, 64)
+			require.NoError(t, err)
+			sum += v
 		}
 	}
 	return sum
