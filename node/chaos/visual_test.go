@@ -20,6 +20,7 @@ func visualize(t *testing.T, customer string, info porcupine.LinearizationInfo) 
 	if dir == "" {
 		return "FOOTFALL_CHAOS_LOGS names a folder for a picture"
 	}
+	require.NoError(t, os.MkdirAll(dir, 0o755))
 	path := filepath.Join(dir, customer+".html")
 	require.NoError(t, porcupine.VisualizePath(model, info, path))
 	return path

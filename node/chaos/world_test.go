@@ -147,7 +147,7 @@ func (w *world) member(i int) *member {
 		if m.process != nil {
 			require.NoError(t, m.process.Kill())
 		}
-		if t.Failed() {
+		if t.Failed() || os.Getenv("FOOTFALL_CHAOS_LOGS") != "" {
 			w.keepLog(m)
 		}
 	})
@@ -165,6 +165,7 @@ func (w *world) keepLog(m *member) {
 		w.t.Logf("the log of %s ends with:\n%s", m.name, local.Tail(w.log(m)))
 		return
 	}
+	require.NoError(w.t, os.MkdirAll(dir, 0o755))
 	path := filepath.Join(dir, fmt.Sprintf("%s-%d-%s.log", filepath.Base(w.t.Name()), w.seed, m.name))
 	require.NoError(w.t, os.WriteFile(path, text, 0o600))
 	w.t.Logf("the log of %s: %s", m.name, path)
