@@ -20,7 +20,7 @@ func consumersGlance() row {
 			q(`sum(footfall_score_customers{model="churn_risk",bin=~"0.8|0.9|1.0"}) / clamp_min(sum(footfall_score_customers{model="churn_risk"}), 1)`, "at risk")).wide(4).upTo(1),
 		figure("Expected this week", "Customers of whom purchase_prediction says more than 0.5: likely to buy within seven days.", unitShort,
 			q(`sum(footfall_score_customers{model="purchase_prediction",bin=~"0.6|0.7|0.8|0.9|1.0"})`, "expected")).wide(4),
-		figure("Purchases", "Purchases an hour.", unitHourly,
+		figure("Purchases", "Purchases an hour, refunds not taken off.", unitHourly,
 			q(`sum(rate(footfall_events_applied_total{kind="purchase"}[$__rate_interval])) * 3600`, "purchases")).wide(4).digits(0),
 		figure("Sales", "What purchases cost an hour, in the currency of the cluster, discounts taken off, refunds not.", unitHourly,
 			q(`sum(rate(footfall_sales_total[$__rate_interval])) * 3600`, "sales")).wide(4).digits(0),
