@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"footfall/actors"
+	"footfall/deploy/local"
 	"footfall/inference"
 	"footfall/inference/tensorflow"
 	"footfall/node"
@@ -47,6 +48,7 @@ func runBench(ctx context.Context, args []string, out, errs io.Writer) int {
 		Part: func(ctx context.Context, cores []int, what bench.Part) (*bench.Running, error) {
 			return startPart(ctx, *models, cores, what)
 		},
+		Node: startedNode(),
 	}
 	if err := s.Run(ctx, flags.Args()...); err != nil {
 		fmt.Fprintf(errs, "footfall-node: bench: %v\n", err)
@@ -57,6 +59,17 @@ func runBench(ctx context.Context, args []string, out, errs io.Writer) int {
 		return exitFailed
 	}
 	return exitOK
+}
+
+// startedNode is how this program is started as a node; nil where nobody knows where it is.
+func startedNode() func(file string) local.Command {
+	self, err := os.Executable()
+	if err != nil {
+		return nil
+	}
+	return func(file string) local.Command {
+		return local.Command{Path: self, Args: []string{"--config", file}, Env: os.Environ()}
+	}
 }
 
 // startModels serves only the named ones of the models in dir.

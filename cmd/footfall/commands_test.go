@@ -198,7 +198,7 @@ func TestErrors(t *testing.T) {
 		{"replay completejourney --speed 0", 2, "footfall: --speed 0: it is a number above 0, or max: see 'footfall replay --help'\n"},
 		{"replay completejourney --seed 1", 2, "footfall: --seed is for synthetic only: see 'footfall replay --help'\n"},
 		{"replay completejourney --shift-days 3", 2, "footfall: --shift-days 3: a history moves by whole weeks, a multiple of 7: see 'footfall replay --help'\n"},
-		{"bench ingest peer_stream", 2, "footfall: there is no benchmark \"peer_stream\": choose from decode, fold, ingest, peer-stream, memory, query, recovery, inference, threads, rabbitmq: see 'footfall bench --help'\n"},
+		{"bench ingest peer_stream", 2, "footfall: there is no benchmark \"peer_stream\": choose from decode, fold, ingest, peer-stream, memory, query, recovery, inference, threads, rabbitmq, cluster: see 'footfall bench --help'\n"},
 		{"replay no/such/file", 1, "footfall: no/such/file is neither a file nor one of completejourney, cdnow, cdnow-sample, synthetic\n"},
 		{"publish no/such/file", 1, "footfall: open no/such/file: no such file or directory\n"},
 		{"verify --data no/such", 1, "footfall: no/such holds no node's data: there is no no/such/log\n"},

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"footfall/actors"
+	"footfall/deploy/local"
 )
 
 // Row is one figure.
@@ -48,7 +49,9 @@ type Suite struct {
 	Raw Raw
 	// Part starts a part of a benchmark in a process of its own, on these cores alone; nil
 	// where that can't be done.
-	Part   func(ctx context.Context, cores []int, what Part) (*Running, error)
+	Part func(ctx context.Context, cores []int, what Part) (*Running, error)
+	// Node is the command that is a node with a configuration file; nil where there is none.
+	Node   func(config string) local.Command
 	Logger *slog.Logger
 
 	Rows []Row
@@ -69,6 +72,7 @@ var benchmarks = []struct {
 	{"inference", "models through the actors; single requests", (*Suite).inferenceActors},
 	{"threads", "folding and scoring together, by the threads that scoring has", (*Suite).threads},
 	{"rabbitmq", "the log on RabbitMQ streams", (*Suite).rabbitMQ},
+	{"cluster", "three nodes against one; queries that are passed on; nodes that come, go and are killed", (*Suite).cluster},
 }
 
 // Names lists the benchmarks with what they measure.
