@@ -109,7 +109,7 @@ func TestOutput(t *testing.T) {
 		"customer": "customer 900", "customer-json": "customer 900 -o json",
 		"history": "customer 900 --history", "history-json": "customer 900 --history -o json",
 		"explain": "customer 900 --explain churn_risk", "explain-json": "customer 900 --explain churn_risk -o json",
-		"export": "customer export 900",
+		"export": "customer export 900", "stale": "customer 900 --allow-stale",
 		"verify": "verify", "verify-json": "verify -o json",
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -188,7 +188,7 @@ func TestErrors(t *testing.T) {
 		{"shards -o xml", 2, "footfall: --output xml: it is table or json: see 'footfall shards --help'\n"},
 		{"customer", 2, "footfall: the ID of a customer is missing: see 'footfall customer --help'\n"},
 		{"customer 1 --at noon", 2, "footfall: --at noon: it is a time as 2017-12-31T18:00:00Z or a date as 2017-12-31: see 'footfall customer --help'\n"},
-		{"customer 1 --history --at 2017-01-01", 2, "footfall: --history goes with none of --at, --wait-for and --explain: see 'footfall customer --help'\n"},
+		{"customer 1 --history --at 2017-01-01", 2, "footfall: --history goes with none of --at, --wait-for, --explain and --allow-stale: see 'footfall customer --help'\n"},
 		{"features completejourney", 2, "footfall: --out FILE is missing: see 'footfall features --help'\n"},
 		{"features synthetic --out x --data y", 2, "footfall: --data is for the source log: see 'footfall features --help'\n"},
 		{"features log --out x --currency EUR", 2, "footfall: --currency: a log has its own: see 'footfall features --help'\n"},

@@ -22,7 +22,7 @@ import (
 
 func (a *app) customerCommand() *cobra.Command {
 	var at, waitFor, explain string
-	var history bool
+	var history, allowStale bool
 	var limit uint32
 	cmd := &cobra.Command{
 		Use:   "customer ID",
@@ -31,11 +31,12 @@ func (a *app) customerCommand() *cobra.Command {
   footfall customer 900 --at 2030-01-01      # as of the end of that day, if nothing happens until then
   footfall customer 900 --history            # its events, and the state after each
   footfall customer 900 --wait-for b-41453012842
-  footfall customer 900 --explain churn_risk # what each feature contributes to that score`,
+  footfall customer 900 --explain churn_risk # what each feature contributes to that score
+  footfall customer 900 --allow-stale        # while nobody is sure to own it, what a node last knew`,
 		Args: exactArgs("the ID of a customer"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if history && (at != "" || waitFor != "" || explain != "") {
-				return usagef("--history goes with none of --at, --wait-for and --explain")
+			if history && (at != "" || waitFor != "" || explain != "" || allowStale) {
+				return usagef("--history goes with none of --at, --wait-for, --explain and --allow-stale")
 			}
 			c, err := a.dial()
 			if err != nil {
@@ -49,7 +50,7 @@ func (a *app) customerCommand() *cobra.Command {
 			if history {
 				return a.history(cmd.Context(), c, args[0], limit, loc)
 			}
-			req := &footfallv1.GetCustomerRequest{CustomerId: args[0], WaitFor: waitFor, Explain: explain}
+			req := &footfallv1.GetCustomerRequest{CustomerId: args[0], WaitFor: waitFor, Explain: explain, AllowStale: allowStale}
 			if at != "" {
 				t, err := parseAt(at, loc)
 				if err != nil {
@@ -70,6 +71,7 @@ func (a *app) customerCommand() *cobra.Command {
 	cmd.Flags().StringVar(&at, "at", "", "as of a later time than the latest event: RFC 3339, or a date for the end of that day")
 	cmd.Flags().StringVar(&waitFor, "wait-for", "", "wait until this event is applied")
 	cmd.Flags().StringVar(&explain, "explain", "", "add what each feature contributes to the score of this model")
+	cmd.Flags().BoolVar(&allowStale, "allow-stale", false, "take the answer of a node that is not sure to own the customer now: it says how stale it may be")
 	cmd.Flags().BoolVar(&history, "history", false, "show the events of the customer, and the state after each")
 	cmd.Flags().Uint32Var(&limit, "limit", 100, "with --history: at most so many of the newest events")
 	cmd.AddCommand(a.customerExportCommand())

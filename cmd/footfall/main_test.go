@@ -118,11 +118,13 @@ func (f *fake) ListDeadLetters(context.Context, *footfallv1.ListDeadLettersReque
 
 func (f *fake) GetCustomer(_ context.Context, r *footfallv1.GetCustomerRequest) (*footfallv1.Customer, error) {
 	f.asked = r
-	if r.GetExplain() == "" {
-		return f.customer, nil
-	}
 	c := proto.CloneOf(f.customer)
-	c.Explanation = f.explanation
+	if r.GetExplain() != "" {
+		c.Explanation = f.explanation
+	}
+	if r.GetAllowStale() {
+		c.AsOf.StaleMs = 2500
+	}
 	return c, nil
 }
 

@@ -317,6 +317,7 @@ func (w *world) outsideLease(t *testing.T, n1, n2 *member) {
 		require.NoError(t, err)
 		require.Positive(t, c.GetAsOf().GetStaleMs())
 		require.EqualValues(t, w.accepted[customer(1)], c.GetLifetime().GetPageViews())
+		require.Regexp(t, `"stale_ms":"?[1-9]`, m.rest(t, "/v1/customers/"+customer(1)+"?allow_stale=true"))
 		require.False(t, m.node.Ready().Ready)
 	}
 	require.NoError(t, w.postgres.Restart(t.Context()))
@@ -328,6 +329,20 @@ func (w *world) outsideLease(t *testing.T, n1, n2 *member) {
 			return err == nil && c.GetAsOf().GetStaleMs() == 0 && m.node.Ready().Ready
 		}, 20*time.Second, 100*time.Millisecond)
 	}
+}
+
+// rest asks a node of this process over HTTP.
+func (m *member) rest(t *testing.T, path string) string {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+m.node.HTTPAddr()+path, nil)
+	require.NoError(t, err)
+	resp, err := http.DefaultClient.Do(req)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, resp.StatusCode, string(body))
+	return string(body)
 }
 
 // forwarded is how many queries of a node others have answered.
