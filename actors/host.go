@@ -330,9 +330,17 @@ const (
 
 // Append writes events of one shard to its log, in order; they must have passed the
 // validator. They are accepted once it returns nil.
+//
+// A shard that has failed for good here takes none: *NotActiveError with the reason. Its log would,
+// but nothing folds it until a person has put that right, maybe from a backup that does not have
+// the event: who sends should know now, and keep it. Others publish past this door, and other nodes
+// do not know: what they put into the log is accepted as ever, and folded once the shard works.
 func (h *Host) Append(ctx context.Context, shard int, events []*footfallv1.Event) error {
 	if len(events) == 0 {
 		return nil
+	}
+	if st := h.shards[shard].seen(); st.State == Failed && Permanent(st.Err) {
+		return &NotActiveError{Shard: shard, State: st.State, Err: st.Err}
 	}
 	now, count := h.cfg.Now().UnixMilli(), len(events)
 	var records []messages.Record
