@@ -12,6 +12,7 @@
 #   ROUNDS=20 SEED=... how long make chaos goes on, and what it repeats
 #   LOGS=...           where make chaos keeps what its nodes said
 #   NODES=3            how many nodes make cluster starts
+#   SECURE=1           make cluster with TLS, tokens and gossip keys
 #   CLUSTER_DIR=...    where make cluster keeps its data from run to run (without it: nowhere)
 #   RABBITMQ_DIR=...   where make rabbitmq keeps its data from run to run (without it: nowhere)
 #   POSTGRES_DIR=...   the same of make postgres
@@ -83,7 +84,7 @@ bench: build ## the benchmarks as ratios against the limit in the same run; also
 cluster: build rabbitmq-install postgres-install ## three nodes with RabbitMQ, PostgreSQL and Prometheus, until Ctrl-C
 	@scripts/servers.sh prometheus || echo "footfall: the cluster goes without Prometheus" >&2
 	@CGO_ENABLED=0 go build -o build/cluster ./deploy/local/cluster
-	@exec build/cluster $(if $(CLUSTER_DIR),--dir "$(CLUSTER_DIR)") $(if $(NODES),--nodes $(NODES))
+	@exec build/cluster $(if $(filter-out 0,$(SECURE)),--secure) $(if $(CLUSTER_DIR),--dir "$(CLUSTER_DIR)") $(if $(NODES),--nodes $(NODES))
 
 .PHONY: rabbitmq
 rabbitmq: rabbitmq-install ## a RabbitMQ broker of its own on free ports, until Ctrl-C

@@ -31,6 +31,8 @@ func main() {
 	flag.StringVar(&o.models, "models", "./models", "the models that nodes run")
 	flag.StringVar(&o.rules, "prometheus", "./deploy/prometheus", "the configuration and rules of Prometheus")
 	flag.StringVar(&o.roles, "roles", "shards,inference", "what nodes do")
+	flag.BoolVar(&o.secure, "secure", false, "with TLS, tokens and gossip keys, made at the start")
+	flag.StringVar(&o.cli, "footfall", "bin/footfall", "the command line, which makes those")
 	flag.IntVar(&o.port, "port", 8080, "of the first node's HTTP; the others follow, two apart; 0: any free ones")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -43,8 +45,9 @@ func main() {
 }
 
 type options struct {
-	nodes, port                       int
-	binary, dir, models, roles, rules string
+	nodes, port                            int
+	binary, dir, models, roles, rules, cli string
+	secure                                 bool
 }
 
 // more is how many nodes have a file to join later, least how many have one at all: with one node to begin with there are
@@ -68,6 +71,11 @@ type running struct {
 	promAddr   string
 	nodes      []*node
 	temporary  bool
+
+	// secrets are those of a secure cluster; nil of one that asks nobody.
+	secrets *secrets
+	client  *http.Client
+	scheme  string
 }
 
 // node is one of the cluster's.
@@ -79,7 +87,7 @@ type node struct {
 }
 
 func run(ctx context.Context, o options, out, errs io.Writer) (err error) {
-	r := &running{options: o, out: out, err: errs}
+	r := &running{options: o, out: out, err: errs, client: http.DefaultClient, scheme: "http://"}
 	defer func() { err = errors.Join(err, r.stop(context.WithoutCancel(ctx))) }()
 	if err := r.start(ctx); err != nil {
 		if ctx.Err() != nil { // Ctrl-C before all was there
@@ -95,6 +103,16 @@ func run(ctx context.Context, o options, out, errs io.Writer) (err error) {
 func (r *running) start(ctx context.Context) error {
 	if err := r.prepare(); err != nil {
 		return err
+	}
+	if r.secure {
+		var err error
+		if r.secrets, err = makeSecrets(ctx, r.cli, filepath.Join(r.dir, "secrets"), r.nodes); err != nil {
+			return err
+		}
+		if r.client, err = r.secrets.client(); err != nil {
+			return err
+		}
+		r.scheme = "https://"
 	}
 	fmt.Fprintln(r.err, "footfall: starting RabbitMQ and PostgreSQL")
 	var (
@@ -136,7 +154,7 @@ func (r *running) start(ctx context.Context) error {
 	}
 	for _, n := range r.nodes[:r.options.nodes] {
 		ctx, stop := n.process.Watch(ctx)
-		err := local.Await(ctx, func(ctx context.Context) error { return ready(ctx, n.http) })
+		err := local.Await(ctx, func(ctx context.Context) error { return ready(ctx, r.client, r.scheme+n.http) })
 		stop(nil)
 		if err != nil {
 			return fmt.Errorf("%s: %w", n.name, err)
@@ -146,12 +164,12 @@ func (r *running) start(ctx context.Context) error {
 }
 
 // ready asks a node whether it is.
-func ready(ctx context.Context, address string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/readyz", nil)
+func ready(ctx context.Context, client *http.Client, url string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/readyz", nil)
 	if err != nil {
 		return err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return err
 	}
@@ -175,7 +193,7 @@ func (r *running) prepare() (err error) {
 			return err
 		}
 	}
-	for _, path := range []*string{&r.dir, &r.models, &r.binary, &r.rules} {
+	for _, path := range []*string{&r.dir, &r.models, &r.binary, &r.rules, &r.cli} {
 		if *path, err = filepath.Abs(*path); err != nil {
 			return err
 		}
@@ -223,6 +241,9 @@ store: {url: "%s"}
 models: {url: "file:%s"}
 clock: driven
 `, n.name, r.roles, n.http, n.grpc, n.gossip, strings.Join(seeds, ","), r.broker.URL(), r.postgres.URL(""), r.models)
+	if r.secrets != nil {
+		text += r.secrets.config(n)
+	}
 	return os.WriteFile(n.file, []byte(text), 0o600)
 }
 
@@ -230,7 +251,7 @@ clock: driven
 func (r *running) tell() {
 	fmt.Fprintf(r.out, "A cluster of %d nodes, until Ctrl-C\n\n", r.options.nodes)
 	for _, n := range r.nodes[:r.options.nodes] {
-		fmt.Fprintf(r.out, "%-11s http://%s  gRPC %s  pid %d  log %s\n", n.name, n.http, n.grpc, n.process.Pid(), r.log(n.name))
+		fmt.Fprintf(r.out, "%-11s %s%s  gRPC %s  pid %d  log %s\n", n.name, r.scheme, n.http, n.grpc, n.process.Pid(), r.log(n.name))
 	}
 	fmt.Fprintf(r.out, "%-11s %s  pages %s\n", "RabbitMQ", r.broker.URL(), r.broker.ManagementURL())
 	fmt.Fprintf(r.out, "%-11s %s\n", "PostgreSQL", r.postgres.URL(""))
@@ -238,6 +259,12 @@ func (r *running) tell() {
 		fmt.Fprintf(r.out, "%-11s http://%s\n", "Prometheus", r.promAddr)
 	}
 	first, last, next := r.nodes[0], r.nodes[r.options.nodes-1], r.nodes[r.options.nodes]
+	if r.secrets != nil {
+		fmt.Fprintf(r.out, `
+It asks everybody who they are. In your shell, first:
+export FOOTFALL_CA=%s FOOTFALL_TOKEN=@%s
+`, r.secrets.ca(), r.secrets.token())
+	}
 	fmt.Fprintf(r.out, `
 See it:       footfall cluster --node %[1]s; footfall shards --node %[1]s
 Feed it:      footfall replay synthetic --node %[1]s

@@ -18,6 +18,9 @@ type prometheus struct {
 	process *local.Process
 	// targets is the file that it takes its targets from, and looks at again when that changes.
 	targets string
+	// client and scheme are for the nodes.
+	client *http.Client
+	scheme string
 
 	mu   sync.Mutex // guards list, and the file
 	list []target
@@ -46,14 +49,21 @@ func (r *running) startPrometheus(ctx context.Context, path string) (*prometheus
 		if err != nil {
 			return nil, err
 		}
+		if r.secrets != nil && name == "prometheus.yml" {
+			secured, err := r.secrets.scrape(string(text))
+			if err != nil {
+				return nil, err
+			}
+			text = []byte(secured)
+		}
 		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
 			return nil, err
 		}
 	}
-	p := &prometheus{targets: filepath.Join(dir, "targets.yml")}
+	p := &prometheus{targets: filepath.Join(dir, "targets.yml"), client: r.client, scheme: r.scheme}
 	if u := r.broker.PrometheusURL(); u != "" {
 		address, _, _ := strings.Cut(strings.TrimPrefix(u, "http://"), "/")
-		p.list = append(p.list, target{address, "job: rabbitmq, instance: rabbitmq"})
+		p.list = append(p.list, target{address, "job: rabbitmq, instance: rabbitmq, __scheme__: http"})
 	}
 	for _, n := range r.nodes[:r.options.nodes] {
 		p.list = append(p.list, n.target())
@@ -69,7 +79,9 @@ func (r *running) startPrometheus(ctx context.Context, path string) (*prometheus
 	}
 	ctx, stop := p.process.Watch(ctx)
 	defer stop(nil)
-	if err := local.Await(ctx, func(ctx context.Context) error { return answers(ctx, "http://"+r.promAddr+"/-/ready") }); err != nil {
+	if err := local.Await(ctx, func(ctx context.Context) error {
+		return answers(ctx, http.DefaultClient, "http://"+r.promAddr+"/-/ready")
+	}); err != nil {
 		_ = p.process.Kill() // that it did not start is what matters
 		return nil, err
 	}
@@ -83,7 +95,7 @@ func (p *prometheus) join(ctx context.Context, n *node) {
 	const every = time.Second
 	t := time.NewTicker(every)
 	defer t.Stop()
-	for answers(ctx, "http://"+n.http+"/healthz") != nil {
+	for answers(ctx, p.client, p.scheme+n.http+"/healthz") != nil {
 		select {
 		case <-t.C:
 		case <-ctx.Done():
@@ -112,12 +124,12 @@ func (p *prometheus) write() error {
 }
 
 // answers asks for a page.
-func answers(ctx context.Context, url string) error {
+func answers(ctx context.Context, client *http.Client, url string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return err
 	}
