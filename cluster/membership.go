@@ -127,6 +127,7 @@ type Membership struct {
 	changed  chan struct{}
 	releases chan int
 	tell     chan struct{} // the metadata are to be told anew
+	missed   chan struct{} // a member was lost
 	dropped  atomic.Uint64 // releases that found no room
 
 	strangers strangers
@@ -154,7 +155,7 @@ func NewMembership(ctx context.Context, cfg MembershipConfig) (*Membership, erro
 	m := &Membership{
 		strangers: strangers{now: cfg.Now},
 		cfg:       cfg, logger: cfg.Logger, self: cfg.Self,
-		changed: make(chan struct{}, 1), releases: make(chan int, 1024), tell: make(chan struct{}, 1),
+		changed: make(chan struct{}, 1), releases: make(chan int, 1024), tell: make(chan struct{}, 1), missed: make(chan struct{}, 1),
 		peers: map[string]peer{}, lost: map[string]time.Time{},
 	}
 	m.writeMeta()
@@ -291,10 +292,16 @@ func (m *Membership) keepJoined(ctx context.Context) {
 		} else {
 			quick = missedLeast
 		}
-		if !pause(ctx, wait) {
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+			m.join(ctx, false)
+		case <-m.missed: // then it is time for less of a wait
+			timer.Stop()
+		case <-ctx.Done():
+			timer.Stop()
 			return
 		}
-		m.join(ctx, false)
 	}
 }
 
@@ -550,6 +557,7 @@ func (d *delegate) NotifyLeave(n *memberlist.Node) {
 	// One that leaves has said so before. (memberlist does not tell here.)
 	if p.member.State != MemberDraining && len(d.m.lost) < maxLost {
 		d.m.lost[n.Address()] = now
+		signal(d.m.missed)
 	}
 	d.m.mu.Unlock()
 	signal(d.m.changed)
