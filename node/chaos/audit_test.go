@@ -46,7 +46,7 @@ func (w *world) audit() {
 	require.NoError(w.t, err)
 }
 
-// audited proves from what the database has written down that no checkpoint of a former owner was
+// proveFence proves from what the database has written down that no checkpoint of a former owner was
 // accepted: epochs of a shard only grow, each is of one process, every checkpoint was written by
 // the process whose epoch it was, and neither its position nor what it has folded ever went back.
 func (w *world) proveFence() {
@@ -58,11 +58,9 @@ func (w *world) proveFence() {
 	rows, err := conn.Query(t.Context(), `SELECT n, what, shard, epoch, owner, writer, meta FROM chaos_audit ORDER BY n`)
 	require.NoError(t, err)
 	type shard struct {
-		epoch          uint64
-		holder         string
-		next, events   uint64
-		read           uint64
-		acquired, kept int
+		epoch              uint64
+		holder             string
+		next, events, read uint64
 	}
 	var (
 		state                  [shards]shard

@@ -59,7 +59,7 @@ const (
 )
 
 func (w *world) load() *load {
-	ctx, stop := context.WithCancel(context.Background()) //nolint:usetesting // it ends before the nodes do
+	ctx, stop := context.WithCancel(context.Background())
 	l := &load{w: w, past: newHistory(), stop: stop, wrong: make(chan string, 1)}
 	w.t.Cleanup(l.end)
 	for range together {

@@ -250,7 +250,12 @@ func (w *world) owners(m *member) (out []string) {
 func deaf(l *load) {
 	w := l.w
 	m := w.nodes[0].name
-	for _, way := range [][]direction{toAll(m, others(m)), fromAll(m, others(m)), {{"n1", "n2"}, {"n2", "n3"}, {"n3", "n1"}}} {
+	for _, way := range [][]direction{
+		toAll(m, others(m)),
+		fromAll(m, others(m)),
+		append(toAll(m, others(m)), fromAll(m, others(m))...),
+		{{"n1", "n2"}, {"n2", "n3"}, {"n3", "n1"}},
+	} {
 		heal := w.net.cut(way...)
 		l.during(4 * time.Second)
 		heal()

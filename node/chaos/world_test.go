@@ -48,9 +48,7 @@ type world struct {
 	store  *local.Postgres
 	disk   *disk
 	db     string // its address, for the test itself
-
-	mu    sync.Mutex // guards what follows
-	nodes [most]*member
+	nodes  [most]*member
 }
 
 // member is a node that may run, and clients of it, past the network.
