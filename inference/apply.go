@@ -110,3 +110,26 @@ func (p *Pool) Champion(model string) string {
 	}
 	return ""
 }
+
+// Shown names the versions whose scores customers see on the device that serves most: champions and canaries.
+func (p *Pool) Shown() []Scores {
+	var best *servingSet
+	for _, l := range p.inService() {
+		if set := l.device.loaded.Load(); best == nil || set.compare(best) > 0 {
+			best = set
+		}
+	}
+	if best == nil {
+		return nil
+	}
+	var all []Scores
+	for _, s := range best.champions {
+		all = append(all, Scores{Model: s.contract.Name, Version: s.version})
+	}
+	for _, c := range best.challengers {
+		if !c.shadow {
+			all = append(all, Scores{Model: c.contract.Name, Version: c.version})
+		}
+	}
+	return all
+}

@@ -39,7 +39,7 @@ func testConfig(dir string) *config.Config {
 	c.Roles = config.Roles{config.RoleShards}
 	c.HTTPListen, c.GRPCListen = "127.0.0.1:0", "127.0.0.1:0"
 	c.LogDir, c.StoreDir = filepath.Join(dir, "log"), filepath.Join(dir, "store")
-	c.ModelsDir = filepath.Join(dir, "models")
+	c.ModelsDir, c.ModelsCache = filepath.Join(dir, "models"), filepath.Join(dir, "cache")
 	c.Shards = 4
 	c.Clock = footfallv1.ClockMode_CLOCK_MODE_DRIVEN
 	c.CheckpointInterval = 50 * time.Millisecond

@@ -143,7 +143,7 @@ func New(o Options) (_ *Node, err error) {
 	if err := o.Registry.Register(storageCollector{n.storage}); err != nil {
 		return nil, err
 	}
-	if n.scoring, err = openScoring(n.cfg, o.Runner, n.logger, o.Registry); err != nil {
+	if n.scoring, err = openScoring(n.cfg, o.Runner, n.storage.Store, n.logger, o.Registry); err != nil {
 		return nil, err
 	}
 	var (
@@ -185,6 +185,9 @@ func New(o Options) (_ *Node, err error) {
 			Roles:       n.cfg.Roles,
 			Shards:      n.cfg.Shards,
 			Currency:    n.cfg.Currency,
+	if n.scoring != nil {
+		n.scoring.shows(host)
+	}
 			Calendar:    behavior.NewCalendar(n.cfg.Location),
 			Started:     n.now(),
 			Zone:        n.cfg.Zone,
@@ -211,7 +214,7 @@ func New(o Options) (_ *Node, err error) {
 	if err != nil {
 		return n, err
 	}
-	return n, o.Registry.Register(observed{n})
+	return n, errors.Join(n.openFineTuning(o.Registry), o.Registry.Register(observed{n}))
 }
 
 // HTTPAddr is where the node serves HTTP, with the port that it got.
@@ -225,6 +228,9 @@ func (n *Node) ClusterAddr() string {
 	if n.members == nil {
 		return ""
 	}
+// lastSpans is how long a node that ends tries to send the spans that are left.
+const lastSpans = 2 * time.Second
+
 	return n.members.Address()
 }
 

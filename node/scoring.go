@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -14,6 +15,8 @@ import (
 	"footfall/actors"
 	"footfall/behavior"
 	"footfall/inference"
+	"footfall/inference/modelstore"
+	"footfall/inference/rollout"
 	"footfall/messages/footfallv1"
 	"footfall/node/config"
 )
@@ -29,8 +32,10 @@ var layout = inference.Layout{
 // scoring is the way from shards to models. Until they are loaded it takes no rows, and the
 // shards offer them again; where none can be loaded it answers that nothing was scored.
 type scoring struct {
-	registry *inference.Registry
-	config   inference.PoolConfig
+	config inference.PoolConfig
+	// versions are those of the models; nil without any.
+	versions *versions
+	watches  bool
 	// missing says why there are no models at all.
 	missing error
 	// pool is set once the models are loaded.
@@ -44,26 +49,33 @@ type scoring struct {
 }
 
 // openScoring looks what models there are. It returns nil where the node runs none.
-func openScoring(cfg *config.Config, runner inference.Runner, logger *slog.Logger, reg prometheus.Registerer) (*scoring, error) {
+func openScoring(cfg *config.Config, runner inference.Runner, decided rollout.Store, logger *slog.Logger, reg prometheus.Registerer) (*scoring, error) {
 	if runner == nil || !cfg.Roles.Has(config.RoleInference) {
 		return nil, nil
 	}
-	s := &scoring{}
+	s := &scoring{watches: cfg.ModelsWatch > 0}
 	s.queries.scoring = s
-	s.registry, s.missing = inference.OpenRegistry("file:"+cfg.ModelsDir, layout)
-	if s.missing != nil {
-		logger.Warn("there are no models: customers are answered without scores", "error", s.missing)
-		return s, nil
+	registry := inference.NewRegistry(nil, layout)
+	if cfg.ModelsURL == "" {
+		if registry, s.missing = inference.OpenRegistry("file:"+cfg.ModelsDir, layout); s.missing != nil {
+			logger.Warn("there are no models: customers are answered without scores", "error", s.missing)
+			return s, nil
+		}
 	}
 	m, err := inference.NewMetrics(reg)
 	if err != nil {
 		return nil, err
 	}
+	if s.versions, err = openVersions(cfg, decided, logger, reg); err != nil {
+		return nil, err
+	}
 	s.config = inference.PoolConfig{
 		Devices: cfg.InferenceDevices,
 		Config: inference.Config{
-			Registry: s.registry,
+			Registry: registry,
 			Runner:   runner,
+			Fetch:    s.versions.store.Fetch,
+			Probe:    true,
 			MaxRows:  cfg.InferenceRows,
 			MaxDelay: cfg.InferenceDelay,
 			// Also where batches are small, what a shard hands over at once must fit.
@@ -73,8 +85,14 @@ func openScoring(cfg *config.Config, runner inference.Runner, logger *slog.Logge
 			Log:        logger,
 		},
 	}
-	if s.others, err = newElsewhere(cfg, s.registry, m, logger); err != nil {
+	if s.others, err = newElsewhere(cfg, registry, m, logger); err != nil {
 		return nil, err
+	}
+	// A directory that can't be written to costs the guard, not the models.
+	if attempts, err := modelstore.NewAttempts(filepath.Join(cfg.ModelsCache, ".loading")); err == nil {
+		s.config.Loading = attempts.Loading
+	} else {
+		logger.Warn("a model that ends the process will be loaded again at each start", "error", err)
 	}
 	s.queries.open()
 	return s, nil
@@ -91,6 +109,16 @@ func (s *scoring) load(ctx context.Context) error {
 	}
 	s.config.Devices = devices
 	s.config.System = actor.NewActorSystem(actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return s.config.Log }))
+	registry, plan, err := s.versions.Plan(ctx)
+	switch {
+	case err == nil:
+		s.config.Registry, s.config.Plan = registry, plan
+	case ctx.Err() != nil:
+		s.config.System.Shutdown()
+		return err
+	default:
+		s.config.Log.Error("the models can't be listed: customers are answered without scores until they can", "error", err)
+	}
 	p, err := inference.StartPool(ctx, s.config)
 	if err != nil {
 		s.config.System.Shutdown()
@@ -98,6 +126,8 @@ func (s *scoring) load(ctx context.Context) error {
 	}
 	s.others.feeds(p)
 	s.pool.Store(p)
+	s.versions.Serve(p)
+	s.versions.watch(ctx, s.watches)
 	if s.advertise != nil {
 		s.advertise(devices)
 	}
@@ -109,6 +139,9 @@ func (s *scoring) Close() error {
 	var err error
 	if s.others != nil {
 		err = s.others.Close()
+	}
+	if s.versions != nil {
+		err = errors.Join(err, s.versions.Close())
 	}
 	p := s.pool.Load()
 	if p == nil {
@@ -151,13 +184,17 @@ func offer(p *inference.Pool, r *actors.ScoreRequest) bool {
 // List implements api.Models.
 func (s *scoring) List() []*footfallv1.Model {
 	if p := s.pool.Load(); p != nil {
-		return p.Models()
+		all := p.Models()
+		for _, m := range all {
+			s.versions.decided(m)
+		}
+		return all
 	}
 	if s.missing != nil {
 		return nil
 	}
 	var all []*footfallv1.Model
-	for _, m := range s.registry.Models() {
+	for _, m := range s.versions.store.Registry().Models() {
 		view := &footfallv1.Model{Name: m.Name}
 		for _, v := range m.Versions {
 			view.Versions = append(view.Versions, &footfallv1.ModelVersion{Version: v.Name, State: "loading"})
@@ -172,7 +209,7 @@ func (s *scoring) Segment(model, version string, value float32) string {
 	if s.missing != nil {
 		return ""
 	}
-	return segmentOf(s.registry, model, version, value)
+	return segmentOf(s.versions.store.Registry(), model, version, value)
 }
 
 // segmentOf names the segment that a score stands for, as a version's contract does; empty where
@@ -238,8 +275,8 @@ func (s *scoring) reasons() (reasons, notes []string) {
 // for measuring. done ends it.
 func StartScorer(ctx context.Context, modelsDir string, runner inference.Runner) (_ actors.Scorer, done func() error, err error) {
 	cfg := config.Default()
-	cfg.ModelsDir = modelsDir
-	s, err := openScoring(cfg, runner, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+	cfg.ModelsDir, cfg.ModelsWatch = modelsDir, 0
+	s, err := openScoring(cfg, runner, new(rollout.Memory), slog.New(slog.DiscardHandler), prometheus.NewRegistry())
 	if err != nil {
 		return nil, nil, err
 	}

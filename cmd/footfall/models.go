@@ -11,11 +11,11 @@ import (
 )
 
 func (a *app) modelsCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:     "models",
 		Short:   "Show the models that a node serves, and how good they were in training",
-		Example: "  footfall models\n  footfall models --output json      # with every measure of the evaluation",
-		Args:    subcommands("canary", "shadow", "promote", "rollback"),
+		Example: "  footfall models\n  footfall models --output json      # with every measure of the evaluation, and what was decided",
+		Args:    subcommands(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.dial()
 			if err != nil {
@@ -35,6 +35,9 @@ func (a *app) modelsCommand() *cobra.Command {
 			return a.printModels(list.GetModels())
 		},
 	}
+	cmd.AddCommand(a.rollouts()...)
+	cmd.AddCommand(a.fineTuneCommand())
+	return cmd
 }
 
 // measures are those of an evaluation that people compare models by. --output json has all.
@@ -47,9 +50,12 @@ func (a *app) printModels(models []*footfallv1.Model) error {
 		columns = append(columns, ">"+name)
 	}
 	t := newTable(columns...)
-	var faults []string
+	var faults, trials []string
 	for _, m := range models {
 		for _, v := range m.GetVersions() {
+			if v.GetTrial() != nil {
+				trials = append(trials, trialLine(m.GetName(), v))
+			}
 			row := table.Row{m.GetName(), v.GetVersion(), v.GetState(), fmt.Sprintf("%.0f%%", v.GetTraffic()*100), v.GetDevice(), count(v.GetRows())}
 			for _, name := range measures {
 				row = append(row, measure(v.GetEvaluation(), name))
@@ -60,11 +66,29 @@ func (a *app) printModels(models []*footfallv1.Model) error {
 			}
 		}
 	}
-	if err := a.printTable(t); err != nil || len(faults) == 0 {
+	if err := a.printTable(t); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(a.out, "\n%s\n", strings.Join(faults, "\n"))
-	return err
+	for _, lines := range [][]string{trials, faults} {
+		if len(lines) == 0 {
+			continue
+		}
+		if _, err := fmt.Fprintf(a.out, "\n%s\n", strings.Join(lines, "\n")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// trialLine says what the node found of a version that is tried.
+func trialLine(model string, v *footfallv1.ModelVersion) string {
+	t := v.GetTrial()
+	if t.GetRows()+t.GetErrors() == 0 {
+		return fmt.Sprintf("%s %s (%s): nothing scored yet", model, v.GetVersion(), v.GetState())
+	}
+	return fmt.Sprintf("%s %s (%s): %s rows compared, %s without a value; shift %.3f, mean difference %+.4f (%.4f without sign); %.2f ms a run, the champion %.2f ms",
+		model, v.GetVersion(), v.GetState(), count(t.GetRows()), count(t.GetErrors()), t.GetShift(), t.GetDifference(), t.GetAbsoluteDifference(),
+		t.GetSeconds()*1e3, t.GetChampionSeconds()*1e3)
 }
 
 // measure writes one with the digits that people compare; nothing where it was not taken.

@@ -1201,7 +1201,7 @@ type RolloutLimits struct {
 	ErrorShare float64 `protobuf:"fixed64,2,opt,name=error_share,json=errorShare,proto3" json:"error_share,omitempty"`
 	// How many times as long as the champion's its runs may take: 3, and 2 ms longer.
 	Slowdown float64 `protobuf:"fixed64,3,opt,name=slowdown,proto3" json:"slowdown,omitempty"`
-	// How far its values may be shifted: see ModelTrial.shift; 0.5.
+	// How far its values may be shifted: see ModelTrial.shift; 0.25.
 	Shift         float64 `protobuf:"fixed64,4,opt,name=shift,proto3" json:"shift,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

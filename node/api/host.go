@@ -8,6 +8,7 @@ import (
 	"footfall/behavior"
 	"footfall/inference"
 	"footfall/inference/oip"
+	"footfall/inference/rollout"
 	"footfall/messages"
 	"footfall/messages/footfallv1"
 )
@@ -47,6 +48,12 @@ type Models interface {
 	Devices() []string
 	// Queries is how calls ask them.
 	Queries() Queries
+}
+
+// Rollouts are [Models] whose versions can be changed while they serve.
+type Rollouts interface {
+	// Change decides about a model's versions, for all nodes.
+	Change(ctx context.Context, c rollout.Change) (*footfallv1.Model, error)
 }
 
 // Queries lets calls ask the models that serve on a node.

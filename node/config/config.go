@@ -70,8 +70,15 @@ type Config struct {
 	Currency string
 	Shards   int
 
-	// ModelsDir holds a folder for each model.
-	ModelsDir string
+	// ModelsDir holds a folder for each model. Where it is empty, ModelsURL is an object store that does.
+	ModelsDir, ModelsURL string
+	// ModelsCache holds copies of what an object store has, of at most ModelsCacheSize bytes.
+	ModelsCache     string
+	ModelsCacheSize int64
+	// ModelsWatch is how often the node looks for versions and decisions; 0 means never.
+	ModelsWatch time.Duration
+	// ModelsCanary is the share of the customers that a new version gets by itself; 0 has it wait.
+	ModelsCanary float64
 	// InferenceDevices are those that run models; empty means every GPU, else one device of
 	// the processor.
 	InferenceDevices []string
@@ -159,6 +166,10 @@ func Default() *Config {
 		InferenceTimeout:      10 * time.Second,
 		GPUMemory:             100,
 		MemoryBudget:          2 << 30,
+		ModelsCache:           "./data/models",
+		ModelsCacheSize:       4 << 30,
+		ModelsWatch:           5 * time.Second,
+		ModelsCanary:          .1,
 		CheckpointInterval:    10 * time.Second,
 		TrustDomain:           "footfall",
 		RequestsPerSecond:     10_000,

@@ -57,7 +57,11 @@ var keys = []Key{
 	{"currency", "the currency of all money; fixed at creation", func(c *Config) value { return &currencyValue{&c.Currency} }},
 	{"shards", "number of shards, a power of two; fixed at creation", func(c *Config) value { return &shardsValue{&c.Shards} }},
 
-	{"models.url", "where the models are: file:DIR", func(c *Config) value { return &dirValue{&c.ModelsDir, "file"} }},
+	{"models.url", "where the models are: file:DIR, or an object store (s3:, gs:, azblob:)", func(c *Config) value { return &modelsValue{&c.ModelsDir, &c.ModelsURL} }},
+	{"models.watch", "how often to look for new versions and decisions about them; 0: never", func(c *Config) value { return &durationValue{p: &c.ModelsWatch, zero: true} }},
+	{"models.canary", "share of the customers that a new version scores by itself; 0: it waits", func(c *Config) value { return &splitValue{&c.ModelsCanary} }},
+	{"models.cache", "directory for copies of what an object store has", func(c *Config) value { return &textValue{&c.ModelsCache} }},
+	{"models.cache_size", "most bytes of them", func(c *Config) value { return &bytesValue{p: &c.ModelsCacheSize} }},
 	{"inference.devices", "what runs models: auto (every GPU, else CPU:0), or a list like GPU:0,GPU:1", func(c *Config) value { return &devicesValue{&c.InferenceDevices} }},
 	{"inference.max_rows", "most rows of a batch", func(c *Config) value { return &intValue{p: &c.InferenceRows, least: 1, most: 1 << 16} }},
 	{"inference.max_delay", "how long a batch waits to fill", func(c *Config) value { return &durationValue{p: &c.InferenceDelay, zero: true} }},

@@ -514,3 +514,63 @@ func (v *wordValue) Set(s string) error {
 }
 
 func (v *wordValue) String() string { return *v.p }
+
+// modelsValue is where the models are: a directory, or the URL of an object store.
+type modelsValue struct{ dir, url *string }
+
+func (v *modelsValue) Set(s string) error {
+	scheme, _, _ := strings.Cut(s, ":")
+	if scheme == "file" {
+		if err := (&dirValue{v.dir, scheme}).Set(s); err != nil {
+			return err
+		}
+		*v.url = ""
+		return nil
+	}
+	if !slices.Contains([]string{"s3", "gs", "azblob", "mem"}, scheme) {
+		return errors.New("must be file:DIR, or an object store like s3://BUCKET?region=REGION, gs://BUCKET or azblob://CONTAINER")
+	}
+	u, err := url.Parse(s)
+	if err != nil || u.Host == "" && scheme != "mem" {
+		return fmt.Errorf("is no URL of an object store, such as %s://BUCKET?prefix=models/", scheme)
+	}
+	*v.dir, *v.url = "", s
+	return nil
+}
+
+// String shows nothing that may be secret.
+func (v *modelsValue) String() string {
+	if *v.url == "" {
+		return (&dirValue{v.dir, "file"}).String()
+	}
+	u, err := url.Parse(*v.url)
+	if err != nil {
+		return ""
+	}
+	q := u.Query()
+	for name := range q {
+		if lower := strings.ToLower(name); strings.Contains(lower, "key") || strings.Contains(lower, "token") {
+			q.Set(name, "xxxxx")
+		}
+	}
+	u.RawQuery = q.Encode()
+	return u.Redacted()
+}
+
+// splitValue is a share of the customers, from 0 and below 1, as a number or in per cent.
+type splitValue struct{ p *float64 }
+
+func (v *splitValue) Set(s string) error {
+	number, percent := strings.CutSuffix(s, "%")
+	f, err := strconv.ParseFloat(number, 64)
+	if percent {
+		f /= 100
+	}
+	if err != nil || !(f >= 0 && f < 1) {
+		return fmt.Errorf("must be from 0%% to 99%%, not %q", s)
+	}
+	*v.p = f
+	return nil
+}
+
+func (v *splitValue) String() string { return strconv.FormatFloat(*v.p*100, 'g', -1, 64) + "%" }
