@@ -162,6 +162,12 @@ func (c *Conn) Err() error {
 	return nil
 }
 
+// ended says whether the present connection has ended, or is about to.
+func (c *Conn) ended() bool {
+	l := c.state.Load().link
+	return c.ctx.Err() != nil || l == nil || l.conn.IsClosed()
+}
+
 // Blocked says whether the broker takes nothing for now, and why.
 func (c *Conn) Blocked() (reason string, blocked bool) {
 	s := c.state.Load()

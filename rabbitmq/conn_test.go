@@ -54,7 +54,7 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 		"no URL":             {Options{URL: "http://footfall:s3cret@host/"}, "not of the form amqp://user:password@host:port/vhost"},
 		"unescaped password": {Options{URL: "amqp://footfall:s3cret/%zz@host/"}, "percent-encoded"},
 		"closed port":        {Options{URL: port(plain, closed.Addr().String())}, "no connection"},
-		"wrong password":     {Options{URL: strings.Replace(plain, "footfall:footfall", "footfall:s3cret", 1)}, `user "footfall" was refused`},
+		"wrong password":     {Options{URL: strings.Replace(plain, "footfall:footfall", "footfall:s3cret", 1)}, `while user "footfall" logged in: wrong user or password`},
 		"no such vhost":      {Options{URL: port(plain, broker.Address()) + "nowhere"}, `not open to user "footfall"`},
 		"TLS to plain port":  {Options{URL: strings.Replace(plain, "amqp:", "amqps:", 1), Files: good}, "does not speak TLS on this port"},
 		"plain to TLS port":  {Options{URL: strings.Replace(tls, "amqps:", "amqp:", 1)}, "is this the AMQP port, and TLS as the URL says?"},

@@ -64,7 +64,10 @@ func connectError(ctx context.Context, addr, user string, dialled bool, err erro
 		e.Reason = "no connection"
 	case reply == nil:
 		e.Reason = "handshake failed"
-	case reply == amqp.ErrCredentials || reply.Code == amqp.AccessRefused:
+	case reply == amqp.ErrCredentials:
+		// The client says so of any connection that ends while it logs in: a broker tells no more of a wrong password.
+		e.Reason, e.Err = fmt.Sprintf("the connection ended while user %q logged in: wrong user or password, no access from here, or it was cut", user), nil
+	case reply.Code == amqp.AccessRefused:
 		// Where the broker has a reason it would only repeat this.
 		e.Reason, e.Err = fmt.Sprintf("user %q was refused: wrong user or password, or no access from here", user), nil
 	case reply == amqp.ErrVhost || reply.Code == amqp.NotAllowed:

@@ -248,7 +248,9 @@ func (p *Publisher) run(ch *amqp.Channel) {
 		if p.isStopped() {
 			return
 		}
-		p.log.Warn("publishing channel lost", "reason", why)
+		if !p.conn.ended() { // else it is the whole connection, which says so itself
+			p.log.Warn("publishing channel lost", "reason", why)
+		}
 		if ch = p.reopen(); ch != nil {
 			p.refusing.Store(nil)
 		}
