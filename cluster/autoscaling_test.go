@@ -18,12 +18,11 @@ import (
 type autoscaler struct {
 	least, most int
 	cpu         float64 // target, of a node's capacity
-	lag         float64 // target, seconds of events that wait, of the shard that is furthest behind
+	lag         float64 // target, messages of the mean shard that wait
 	tolerance   float64
-	downAfter   time.Duration // the highest wish of so long is what scaling down goes by
+	downAfter   time.Duration // the highest of so long is what scaling down goes by
 	downEvery   time.Duration // at most one replica down in that time
-	upShare     float64       // at most so much of the replicas more each minute,
-	upCount     int           // or so many, whichever is more
+	upCount     int           // at most so many more each minute
 
 	wishes []wish
 	ups    []wish // what the number was, for the rate of scaling up
@@ -53,7 +52,7 @@ func (h *autoscaler) decide(now time.Duration, n int, cpu, lag float64) int {
 	switch {
 	case want > n:
 		first := h.ups[0].n
-		return min(want, max(first+h.upCount, int(math.Ceil(float64(first)*(1+h.upShare)))))
+		return min(want, first+h.upCount)
 	case want < n:
 		for _, w := range h.wishes {
 			want = max(want, w.n)
@@ -163,7 +162,7 @@ func (d *dayAtWork) run(seed uint64) {
 			backlog[s] += rate * weights[s] / sum
 			load[owners[s]] += backlog[s]
 		}
-		lag, busy := 0., 0.
+		lag, wait, busy := 0., 0., 0.
 		for s := range backlog {
 			share := min(1, d.capacity/load[owners[s]])
 			share *= 1 - min(1, still[s])
@@ -171,6 +170,7 @@ func (d *dayAtWork) run(seed uint64) {
 			busy += backlog[s] * share
 			backlog[s] -= backlog[s] * share
 			lag = max(lag, backlog[s]/(rate*weights[s]/sum))
+			wait += backlog[s] / float64(d.shards)
 		}
 		cpu := busy / (float64(members) * d.capacity)
 		d.worstLag = max(d.worstLag, lag)
@@ -179,7 +179,7 @@ func (d *dayAtWork) run(seed uint64) {
 		hour.lag = max(hour.lag, lag)
 		hour.fewest, hour.most = min(hour.fewest, members), max(hour.most, members)
 		// Of replicas that start it is supposed that they take their part.
-		cpuWindow, lagWindow = append(cpuWindow, busy/(float64(max(members, wanted))*d.capacity)), append(lagWindow, lag)
+		cpuWindow, lagWindow = append(cpuWindow, busy/(float64(max(members, wanted))*d.capacity)), append(lagWindow, wait)
 		// The autoscaler looks each 15 s at the last minute.
 		if second%15 != 0 || second < 60 {
 			continue
@@ -225,8 +225,8 @@ func TestAutoscaling(t *testing.T) {
 		d := &dayAtWork{
 			shards: 128, capacity: 16_000, peak: 100_000, start: 40 * time.Second, pause: .2,
 			h: &autoscaler{
-				least: 3, most: 16, cpu: .6, lag: 10, tolerance: .1,
-				downAfter: 15 * time.Minute, downEvery: 5 * time.Minute, upShare: 1, upCount: 4,
+				least: 3, most: 16, cpu: .6, lag: 20_000, tolerance: .1,
+				upCount: 4, downAfter: 15 * time.Minute, downEvery: 5 * time.Minute,
 			},
 		}
 		d.run(seed)
