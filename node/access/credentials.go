@@ -132,8 +132,11 @@ func (a *Access) PeerCredentials(expected func() string) credentials.TransportCr
 				return err
 			}
 			found, want := nodeOf(c.PeerCertificates[0], t.domain), expected()
-			if found == "" || want != "" && found != want {
-				return &CertificateError{fmt.Errorf("it is of %q, not of the node %q", found, want)}
+			switch {
+			case found == "":
+				return &CertificateError{errors.New("it is of no node of the trust domain " + t.domain)}
+			case want != "" && found != want:
+				return &CertificateError{fmt.Errorf("it is of the node %s, not of %s", found, want)}
 			}
 			return nil
 		},
