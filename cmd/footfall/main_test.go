@@ -178,7 +178,7 @@ func serve(t *testing.T, f *fake) string {
 
 // realNode starts a node in this process, without models, and returns its gRPC address and
 // what stops it.
-func realNode(t *testing.T, dir string, clock footfallv1.ClockMode) (addr string, stop func()) {
+func realNode(t *testing.T, dir string, clock footfallv1.ClockMode, shards ...int) (addr string, stop func()) {
 	t.Helper()
 	c := config.Default()
 	c.Name, c.Roles = "test", config.Roles{config.RoleShards}
@@ -186,6 +186,9 @@ func realNode(t *testing.T, dir string, clock footfallv1.ClockMode) (addr string
 	c.LogDir, c.StoreDir = filepath.Join(dir, "log"), filepath.Join(dir, "store")
 	c.ModelsDir = filepath.Join(dir, "models")
 	c.Shards, c.Clock = 4, clock
+	if len(shards) > 0 {
+		c.Shards = shards[0]
+	}
 	n, err := node.New(node.Options{
 		Config: c, Version: "test", Logger: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry(),
 	})

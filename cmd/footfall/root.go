@@ -67,7 +67,7 @@ Start with 'footfall demo': one node, fed with a year of retail.`,
 	add(groupRun, a.demoCommand(), a.nodeCommand())
 	add(groupFeed, a.replayCommand(), a.publishCommand())
 	add(groupAsk, a.customerCommand(), a.featuresCommand(), a.modelsCommand())
-	add(groupKeep, a.clusterCommand(), a.shardsCommand(), a.planCommand(), a.healthCommand(), a.deadlettersCommand(), a.verifyCommand(), a.benchCommand(), a.tokenCommand(), a.certsCommand(), a.gossipKeyCommand(), a.versionCommand())
+	add(groupKeep, a.clusterCommand(), a.shardsCommand(), a.planCommand(), a.healthCommand(), a.deadlettersCommand(), a.verifyCommand(), a.backupCommand(), a.restoreCommand(), a.reshardCommand(), a.benchCommand(), a.tokenCommand(), a.certsCommand(), a.gossipKeyCommand(), a.versionCommand())
 	return root
 }
 

@@ -118,6 +118,21 @@ func Open(o Options) (_ *Storage, err error) {
 	return s, s.Err(context.Background())
 }
 
+// OpenStore opens the store alone, of data whose log is lost or of no interest.
+func OpenStore(o Options) (*Store, error) {
+	if o.Reserve == 0 {
+		o.Reserve = -1
+	}
+	s, err := openStore(o)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.CheckIdentity(o.Identity); err != nil {
+		return nil, errors.Join(fmt.Errorf("store.url: %w", err), s.Close())
+	}
+	return s, nil
+}
+
 // openStore opens the store in its directory, or in its databases.
 func openStore(o Options) (*Store, error) {
 	if o.StoreDir == "" {

@@ -203,4 +203,3 @@ func (s Split) Read(ctx context.Context, shard int, into Sink) error {
 		},
 	})
 }
-
