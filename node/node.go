@@ -175,6 +175,9 @@ func New(o Options) (_ *Node, err error) {
 		return nil, err
 	}
 	n.host = &guardedHost{host, make([]sync.RWMutex, n.cfg.Shards)}
+	if n.scoring != nil {
+		n.scoring.shows(host)
+	}
 	if err := n.join(o.Version, o.Registry, apiMetrics); err != nil {
 		return nil, err
 	}
@@ -185,9 +188,6 @@ func New(o Options) (_ *Node, err error) {
 			Roles:       n.cfg.Roles,
 			Shards:      n.cfg.Shards,
 			Currency:    n.cfg.Currency,
-	if n.scoring != nil {
-		n.scoring.shows(host)
-	}
 			Calendar:    behavior.NewCalendar(n.cfg.Location),
 			Started:     n.now(),
 			Zone:        n.cfg.Zone,
@@ -214,7 +214,7 @@ func New(o Options) (_ *Node, err error) {
 	if err != nil {
 		return n, err
 	}
-	return n, errors.Join(n.openFineTuning(o.Registry), o.Registry.Register(observed{n}))
+	return n, o.Registry.Register(observed{n})
 }
 
 // HTTPAddr is where the node serves HTTP, with the port that it got.
@@ -228,9 +228,6 @@ func (n *Node) ClusterAddr() string {
 	if n.members == nil {
 		return ""
 	}
-// lastSpans is how long a node that ends tries to send the spans that are left.
-const lastSpans = 2 * time.Second
-
 	return n.members.Address()
 }
 
