@@ -8,8 +8,7 @@
 #   LINT=0             make test without the linters
 #   FUZZTIME=30s       how long make fuzz gives each target
 #   ROUNDS=20 SEED=... how long make chaos goes on, and what it repeats
-#   LOGS=...           where make chaos keeps what its nodes said
-#   ROUNDS=20 SEED=... how long make chaos goes on, and what it repeats
+#   ONLY=...           faults that make chaos has, by a part of their names
 #   LOGS=...           where make chaos keeps what its nodes said
 #   NODES=3            how many nodes make cluster starts
 #   SECURE=1           make cluster with TLS, tokens and gossip keys
@@ -128,13 +127,8 @@ test-go: setup rabbitmq-install postgres-install prometheus-install oip-client #
 	@$(WITH_ENV) scripts/test-go.sh
 
 .PHONY: chaos
-chaos: setup rabbitmq-install postgres-install ## a cluster under load whose nodes, network and servers fail (ROUNDS=20, SEED=, LOGS=)
-	@$(WITH_ENV) FOOTFALL_HEAVY=1 FOOTFALL_CHAOS_ROUNDS=$(or $(ROUNDS),20) FOOTFALL_CHAOS_SEED=$(SEED) FOOTFALL_CHAOS_LOGS=$(LOGS) \
-		go test -count 1 -timeout 24h -v -run 'TestChaos|TestPromises' ./node/chaos
-
-.PHONY: chaos
-chaos: setup rabbitmq-install postgres-install ## a cluster under load whose nodes, network and servers fail (ROUNDS=20, SEED=, LOGS=)
-	@$(WITH_ENV) FOOTFALL_HEAVY=1 FOOTFALL_CHAOS_ROUNDS=$(or $(ROUNDS),20) FOOTFALL_CHAOS_SEED=$(SEED) FOOTFALL_CHAOS_LOGS=$(LOGS) \
+chaos: setup rabbitmq-install postgres-install ## a cluster under load whose nodes, network and servers fail (ROUNDS=20, SEED=, ONLY=, LOGS=)
+	@$(WITH_ENV) FOOTFALL_HEAVY=1 FOOTFALL_CHAOS_ROUNDS=$(or $(ROUNDS),20) FOOTFALL_CHAOS_SEED=$(SEED) FOOTFALL_CHAOS_LOGS=$(abspath $(LOGS)) FOOTFALL_CHAOS_ONLY="$(ONLY)" \
 		go test -count 1 -timeout 24h -v -run 'TestChaos|TestPromises' ./node/chaos
 
 .PHONY: oip-client

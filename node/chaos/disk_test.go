@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -22,7 +22,7 @@ const diskSize = 384 << 20
 
 // disk is where a server has its data: a file system of its own that a test can fill, where this
 // process may mount one. Elsewhere the server is given a limit on the size of its files instead, so
-// that its writes fail one after the other all the same.
+// that its writes fail one after the other all the same; where not even that is allowed, the test says so.
 type disk struct {
 	dir     string
 	mounted bool
@@ -60,17 +60,8 @@ func newDisk(t *testing.T) *disk {
 func (d *disk) fill(t *testing.T, p *local.Postgres) (free func()) {
 	t.Helper()
 	if !d.mounted {
-		set := func(limit uint64) {
-			for _, pid := range d.processes(t) {
-				var l unix.Rlimit
-				if unix.Prlimit(pid, unix.RLIMIT_FSIZE, nil, &l) == nil { // else it has ended
-					l.Cur = min(limit, l.Max)
-					_ = unix.Prlimit(pid, unix.RLIMIT_FSIZE, &l, nil)
-				}
-			}
-		}
-		set(8 << 10)
-		return func() { set(unix.RLIM_INFINITY) }
+		d.limit(t, "8192:")
+		return func() { d.limit(t, "unlimited:") }
 	}
 	path := filepath.Join(d.dir, "filler")
 	f, err := os.Create(path)
@@ -81,8 +72,27 @@ func (d *disk) fill(t *testing.T, p *local.Postgres) (free func()) {
 	return func() { require.NoError(t, os.Remove(path)) }
 }
 
+// limit sets the soft limit on the size of files of the server's processes. Those are another
+// user's, where this process is root, and only that one may in a container.
+func (d *disk) limit(t *testing.T, size string) {
+	t.Helper()
+	info, err := os.Stat(filepath.Join(d.dir, "data"))
+	require.NoError(t, err)
+	owner := info.Sys().(*syscall.Stat_t)
+	for _, pid := range d.processes(t) {
+		cmd := exec.CommandContext(t.Context(), "prlimit", "--pid", pid, "--fsize="+size)
+		if os.Geteuid() == 0 {
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: owner.Uid, Gid: owner.Gid}}
+		}
+		if said, err := cmd.CombinedOutput(); err != nil && !strings.Contains(string(said), "No such process") {
+			t.Logf("the size of files cannot be limited here, either: %v: %s", err, said)
+			return
+		}
+	}
+}
+
 // processes are the server's: the first one, and its children.
-func (d *disk) processes(t *testing.T) (pids []int) {
+func (d *disk) processes(t *testing.T) (pids []string) {
 	text, err := os.ReadFile(filepath.Join(d.dir, "data", "postmaster.pid"))
 	if os.IsNotExist(err) {
 		return nil
@@ -90,12 +100,7 @@ func (d *disk) processes(t *testing.T) (pids []int) {
 	require.NoError(t, err)
 	first, _, _ := strings.Cut(string(text), "\n")
 	children, _ := os.ReadFile(filepath.Join("/proc", first, "task", first, "children"))
-	for _, s := range append(strings.Fields(string(children)), first) {
-		pid, err := strconv.Atoi(s)
-		require.NoError(t, err)
-		pids = append(pids, pid)
-	}
-	return pids
+	return append(strings.Fields(string(children)), first)
 }
 
 // zeros never end.
