@@ -61,7 +61,7 @@ func salesRow() row {
 
 func doingRow() row {
 	return open("What they do",
-		series("Shopping", "Purchases and refunds an hour.", unitHourly,
+		series("Shopping", "Purchases and refunds an hour: what is bought, and what comes back.", unitHourly,
 			q(`sum by (kind) (rate(footfall_events_applied_total{kind=~"purchase|refund"}[$__rate_interval])) * 3600`, "{{kind}}")).
 			colored(map[string]string{"purchase": blue, "refund": orange}),
 		series("Looking", "Page views, and what went into carts and out of them, an hour.", unitHourly,

@@ -113,10 +113,7 @@ func panels(d model) (all []dashboard.Panel) {
 
 func exprs(p dashboard.Panel) (all []string) {
 	for _, target := range p.Targets {
-		switch q := target.(type) {
-		case prometheus.Dataquery:
-			all = append(all, q.Expr)
-		case *prometheus.Dataquery:
+		if q, ok := target.(*prometheus.Dataquery); ok {
 			all = append(all, q.Expr)
 		}
 	}

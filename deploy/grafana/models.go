@@ -36,7 +36,7 @@ func scoringRow() row {
 			q(`sum by (model, version) (rate(`+rowsOf+`[$__rate_interval]))`, "{{model}} {{version}}")),
 		series("Rows, by device", "Rows scored by each device of each node. Even where devices are alike.", unitRows,
 			q(`sum by (instance, device) (rate(`+rowsOf+`[$__rate_interval]))`, "{{instance}} {{device}}")).stacked(),
-		series("Waiting for scores", "Customers with a newer state than their scores, by node. Folding never waits for them.", unitShort,
+		series("Waiting for scores, by node", "Customers with a newer state than their scores, by node. Folding never waits for them.", unitShort,
 			q(`sum by (instance) (footfall_shard_unscored_customers{instance=~"$node"})`, "{{instance}}")).stacked().runbook("FootfallScoringLag"),
 	)
 }

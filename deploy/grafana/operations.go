@@ -53,7 +53,7 @@ func atAGlance() row {
 		figure("Dead letters, a day", "Events of the log, or without a shard, that could not be folded in 24 hours. Normal: 0.", unitShort,
 			q(`sum(increase(footfall_shard_dead_letters_total[1d])) + (sum(increase(footfall_bridge_rejected_total[1d])) or vector(0))`, "dead")).
 			anyIsOdd().digits(0).runbook("FootfallDeadLetters"),
-		figure("Alerts", "Alerts that fire now.", "none",
+		figure("Alerts", "Alerts that fire now; below stands which. Normal: none.", "none",
 			q(`count(ALERTS{alertstate="firing",alertname=~"Footfall.*"}) or vector(0)`, "firing")).anyIsWrong(),
 		timeline("What fires", "Alerts over time, by name; none where all is well. A name opens its runbook.",
 			[]state{{"0", "none", well}, {"1", "info", sky}, {"2", "warning", watch}, {"3", "critical", wrong}},
@@ -91,7 +91,7 @@ func clusterRow() row {
 
 func shardsRow() row {
 	return open("Shards and customers",
-		series("Lag", "The ten shards with most messages that are not folded yet. Normal: near 0.", unitShort,
+		series("Lag, by shard", "The ten shards with most messages that are not folded yet. Normal: near 0.", unitShort,
 			q(`topk(10, sum by (shard) (footfall_shard_lag_messages{shard=~"$shard"}))`, "shard {{shard}}")).runbook("FootfallLagGrowing"),
 		ranks("Hottest shards", "The share of a core that the ten busiest shards fold with. Normal: much alike; one far above the others has a hot customer.", unitShare,
 			q(`topk(10, sum by (shard) (rate(footfall_shard_apply_seconds_total{shard=~"$shard"}[$__rate_interval])))`, "shard {{shard}}")).limits(0.5, 0.9),
@@ -157,7 +157,7 @@ func storeRow() row {
 	return folded("PostgreSQL",
 		timeline("Answers", "Whether the last call of each node to each database was answered.", upOrOut("answers", "away"),
 			q(`footfall_store_up{instance=~"$node"}`, "{{instance}}, database {{database}}")).runbook("FootfallStoreAway"),
-		series("Connections", "Connections of all nodes that are busy, and the most there may be.", "none",
+		series("Connections to the database", "Connections of all nodes that are busy, and the most there may be.", "none",
 			q(`sum by (pool) (footfall_store_connections{instance=~"$node",state="busy"})`, "{{pool}}: busy"),
 			q(`sum by (pool) (footfall_store_connections_limit{instance=~"$node"})`, "{{pool}}: at most")).runbook("FootfallStorePoolExhausted"),
 		series("Time of a call", "Each try of a call to the database.", unitSeconds, quantiles("footfall_store_call_seconds", `instance=~"$node"`)...).colored(pairColors),
@@ -172,14 +172,14 @@ func storeRow() row {
 func nodesRow() row {
 	const node = `{job=~".*footfall.*",instance=~"$node"}`
 	return folded("Nodes",
-		series("Processor", "Cores that each node uses.", unitCores, q(`rate(process_cpu_seconds_total`+node+`[$__rate_interval])`, "{{instance}}")),
+		series("Processor", "Cores that each node uses, of those that it may use.", unitCores, q(`rate(process_cpu_seconds_total`+node+`[$__rate_interval])`, "{{instance}}")),
 		series("Memory", "Memory of the process, TensorFlow's included. Customers take memory.budget of it.", unitBytes,
 			q(`process_resident_memory_bytes`+node, "{{instance}}")).runbook("FootfallMemoryNearLimit"),
 		series("Pauses", "The longest pause of garbage collection of late. Normal: below a millisecond.", unitSeconds,
 			q(`go_gc_duration_seconds{quantile="1",job=~".*footfall.*",instance=~"$node"}`, "{{instance}}")),
 		series("Gossip", "How badly each member keeps up with its gossip: 0 is well; more where its processor is busy or the network loses packets.", "none",
 			q(`footfall_gossip_health_score{instance=~"$node"}`, "{{instance}}")).limits(2, 4).runbook("FootfallMemberFlapping"),
-		series("Connections", "Open connections by listener.", "none", q(`sum by (listener) (footfall_connections{instance=~"$node"})`, "{{listener}}")).stacked(),
+		series("Connections", "Open connections of callers and of other nodes, by listener.", "none", q(`sum by (listener) (footfall_connections{instance=~"$node"})`, "{{listener}}")).stacked(),
 		series("Callers refused", "Calls and handshakes that were refused, by reason, and those of callers that made too many. Normal: none.", "suffix: /s",
 			q(`sum by (reason) (rate(footfall_auth_refused_total{instance=~"$node"}[$__rate_interval]))`, "{{reason}}"),
 			q(`sum(rate(footfall_requests_limited_total{instance=~"$node"}[$__rate_interval]))`, "too many")).stacked().runbook("FootfallCallersRefused"),

@@ -18,7 +18,7 @@ func qualityGlance() row {
 			q(`footfall:events_rejected:ratio_rate5m`, "refused")).wide(4).limits(0.01, 0.05).runbook("FootfallRejectedRatioHigh"),
 		figure("Too late", "Share of purchases and refunds of days that are not kept any more: they count in lifetime totals only.", unitShare,
 			q(`footfall:events_too_late:ratio_rate5m`, "too late")).wide(4).limits(0.001, 0.01).runbook("FootfallTooLateEvents"),
-		figure("Twice", "Share of the events that had been there before, and were dropped. Publishers that send again after a fault make some.", unitShare,
+		figure("Duplicates", "Share of the events that had been there before, and were dropped. Publishers that send again after a fault make some.", unitShare,
 			q(`sum(rate(footfall_duplicate_events_total[5m])) / clamp_min(sum(rate(footfall_duplicate_events_total[5m])) + footfall:events_applied:rate5m, 1e-9)`, "twice")).
 			wide(4).limits(0.05, 0.5),
 		figure("Dead letters, a day", "Events of the log, or without a shard, that could not be folded in 24 hours. Normal: 0.", unitShort,
@@ -43,14 +43,14 @@ func feedsRow() row {
 }
 
 func refusedRow() row {
-	return open("Refused, late, twice, dead",
+	return open("Refused, late, duplicate, dead",
 		series("Refused, by field", "Events that were refused at the door, by the field that broke a rule.", unitEvents,
 			q(`sum by (reason) (rate(footfall_events_rejected_total{instance=~"$node"}[$__rate_interval]))`, "{{reason}}")).
 			stacked().wide(12).runbook("FootfallRejectedRatioHigh"),
 		series("Late, by days", "Events of a day that had ended, by how many days ago. They go into their own day; those of days that are not kept any more are too late.", unitEvents,
 			q(`sum by (days) (rate(footfall_late_events_total{instance=~"$node"}[$__rate_interval]))`, "{{days}} days"),
 			q(`sum(rate(footfall_shard_too_late_events_total{shard=~"$shard"}[$__rate_interval]))`, "too late")).wide(12).runbook("FootfallTooLateEvents"),
-		series("Twice", "Events that had been there before, and were dropped: after a publisher has sent again.", unitEvents,
+		series("Duplicates, by node", "Events that had been there before, and were dropped: after a publisher has sent again.", unitEvents,
 			q(`sum by (instance) (rate(footfall_duplicate_events_total{instance=~"$node"}[$__rate_interval]))`, "{{instance}}")).stacked(),
 		series("Dead letters, by shard", "Events of the log that could not be folded, of the five shards with most. Normal: none.", "none",
 			q(`topk(5, sum by (shard) (increase(footfall_shard_dead_letters_total{shard=~"$shard"}[$__rate_interval])))`, "shard {{shard}}")).
