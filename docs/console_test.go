@@ -2,6 +2,8 @@ package docs_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -125,8 +127,16 @@ type running struct {
 	stop func()
 }
 
-// startNode starts a node without models with a configuration, in the working directory.
+// startNode starts a node without models with a configuration, in the working directory, and waits until it is ready.
 func startNode(t *testing.T, yaml string) *running {
+	t.Helper()
+	r := runNode(t, yaml)
+	r.awaitReady(t)
+	return r
+}
+
+// runNode does not wait.
+func runNode(t *testing.T, yaml string) *running {
 	t.Helper()
 	require.NoError(t, os.WriteFile(config.DefaultFile, []byte(yaml), 0o600))
 	c, err := config.Load(config.Sources{})
@@ -146,7 +156,6 @@ func startNode(t *testing.T, yaml string) *running {
 		}
 	}}
 	t.Cleanup(r.stop)
-	r.awaitReady(t)
 	return r
 }
 
@@ -172,7 +181,7 @@ func (r *running) get(t *testing.T, path string) (code int, body string) {
 	return resp.StatusCode, string(b)
 }
 
-// curl is as much of curl as the documents use: -s, -H, -d, --data-binary (with @FILE), -w and a URL.
+// curl is as much of curl as the documents use: -s, --cacert, -H, -d, --data-binary (with @FILE), -w and a URL.
 func curl(args []string) int {
 	var url, body, write string
 	header := http.Header{}
@@ -184,6 +193,14 @@ func curl(args []string) int {
 		}
 		switch args[i] {
 		case "-s":
+		case "--cacert":
+			pem, err := os.ReadFile(next())
+			roots := x509.NewCertPool()
+			if err != nil || !roots.AppendCertsFromPEM(pem) {
+				fmt.Fprintln(os.Stderr, "curl: no certificates:", err)
+				return 1
+			}
+			http.DefaultClient.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}}
 		case "-w":
 			write = next()
 		case "-H":
