@@ -113,13 +113,12 @@ func (a *Access) check(c *call) (who string, refusal *Refusal) {
 	case tokens != nil:
 		who, refusal = a.checkToken(*tokens, c)
 	}
-	key, exempt := "token "+who, false
-	if who == "" {
-		// On a node that asks nobody, programs of its own machine are its user's own.
-		key, exempt = hostOf(c.remote)
-		exempt = exempt && a.tokens.Load() == nil
-	}
-	if !exempt {
+	// On a node that asks nobody, programs of its own machine are its user's own.
+	if a.rates != nil && (tokens != nil || !local(c.remote)) {
+		key := "token " + who
+		if who == "" {
+			key, _ = hostOf(c.remote)
+		}
 		if wait := a.rates.take(key, a.now()); wait > 0 {
 			return who, &Refusal{Reason: reasonLimited, Message: "more calls than limits.requests_per_second: try again later", RetryAfter: wait}
 		}

@@ -74,17 +74,35 @@ func hostOf(addr net.Addr) (key string, loopback bool) {
 	if addr == nil {
 		return "", false
 	}
-	at, err := netip.ParseAddrPort(addr.String())
-	if err != nil {
+	ip, ok := ipOf(addr)
+	if !ok {
 		return addr.Network(), addr.Network() != "tcp" // a pipe of this process
 	}
-	ip := at.Addr().Unmap().WithZone("")
 	if ip.Is6() {
 		if p, err := ip.Prefix(64); err == nil && !ip.IsLoopback() {
 			return p.String(), false
 		}
 	}
 	return ip.String(), ip.IsLoopback()
+}
+
+func ipOf(addr net.Addr) (netip.Addr, bool) {
+	at, err := netip.AddrPort{}, error(nil)
+	if tcp, ok := addr.(*net.TCPAddr); ok {
+		at = tcp.AddrPort()
+	} else {
+		at, err = netip.ParseAddrPort(addr.String())
+	}
+	return at.Addr().Unmap().WithZone(""), err == nil
+}
+
+// local reports whether a client is of this machine.
+func local(addr net.Addr) bool {
+	if addr == nil {
+		return false
+	}
+	ip, ok := ipOf(addr)
+	return ok && ip.IsLoopback() || !ok && addr.Network() != "tcp"
 }
 
 // listener bounds the connections of a listener, in all and from one address. What is beyond is
