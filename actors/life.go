@@ -109,11 +109,12 @@ func (s *shard) opened(m *opened) {
 		return
 	}
 	if m.err != nil {
-		s.epoch = m.epoch
+		s.acquired(m.epoch)
 		s.fail(m.err)
 		return
 	}
-	s.epoch, s.token = m.epoch, m.token
+	s.acquired(m.epoch)
+	s.token = m.token
 	s.tickAppended.Store(0) // a tick that failed to be appended is due again
 	s.fold = newFold(s.id, s.cfg, s.cal)
 	s.reported, s.unknown = reported{}, nil
@@ -138,6 +139,12 @@ func (s *shard) opened(m *opened) {
 	if !s.complete {
 		s.reads.warm = true
 	}
+}
+
+// acquired notes the epoch of this life; all that is logged from then on names it.
+func (s *shard) acquired(epoch uint64) {
+	s.epoch = epoch
+	s.logger = s.cfg.Logger.With("shard", s.id, "epoch", epoch)
 }
 
 // restore takes up the checkpoint.
@@ -196,9 +203,9 @@ func (s *shard) fail(err error) {
 	case s.told != nil && errors.As(err, &held): // as it is while others hand over
 		s.logger.Debug("shard is another's", "reason", err)
 	case s.told != nil && errors.As(err, &stale):
-		s.logger.Info("shard is another's", "epoch", s.epoch, "reason", err)
+		s.logger.Info("shard is another's", "reason", err)
 	default:
-		s.logger.Error("shard failed", "epoch", s.epoch, "error", err)
+		s.logger.Error("shard failed", "error", err)
 	}
 	s.state, s.err = Failed, err
 	s.retryAt = time.Time{}

@@ -58,6 +58,7 @@ func (n *Node) join(version string, reg prometheus.Registerer, m *api.Metrics) e
 		Store:     store,
 
 		Credentials: n.access.PeerCredentials,
+		Dial:        api.DialTraced(n.tracing.Provider()),
 		Changed: func(all []cluster.Member) {
 			if others != nil {
 				others.set(all)

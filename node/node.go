@@ -28,6 +28,7 @@ import (
 	"footfall/node/config"
 	"footfall/node/members"
 	"footfall/node/storage"
+	"footfall/node/tracing"
 )
 
 // Options is what a node is made of.
@@ -62,6 +63,7 @@ type Node struct {
 	// outsourced is the scoring of a node without the role; nil where nobody could do it.
 	outsourced *outsourced
 	host       *guardedHost
+	tracing    *tracing.Tracing // nil where there are no traces
 	members    *members.Members // nil on a node on its own
 	access     *access.Access
 	api        *api.API
@@ -124,6 +126,12 @@ func New(o Options) (_ *Node, err error) {
 	if n.access, err = openAccess(n.cfg, n.now, n.logger, o.Registry); err != nil {
 		return nil, err
 	}
+	if n.tracing, err = tracing.Open(context.Background(), tracing.Options{
+		Endpoint: n.cfg.TraceEndpoint, Sample: n.cfg.TraceSample, Node: n.cfg.Name, Version: o.Version,
+		Logger: n.logger, Registry: o.Registry, Now: n.now,
+	}); err != nil {
+		return nil, err
+	}
 	apiMetrics, err := api.NewMetrics(o.Registry, o.Version)
 	if err != nil {
 		return nil, err
@@ -170,6 +178,8 @@ func New(o Options) (_ *Node, err error) {
 		Now:             n.now,
 		Logger:          n.logger,
 		Metrics:         shardMetrics,
+		Meaning:         meaning(models),
+		Tracer:          n.tracing.Tracer(),
 	}, n.storage.Log, n.storage.Store, scorer)
 	if err != nil {
 		return nil, err
@@ -207,6 +217,7 @@ func New(o Options) (_ *Node, err error) {
 		Ready:       n.Ready,
 		State:       func() string { return stateNames[n.state.Load()] },
 		Now:         n.now,
+		Tracing:     n.tracing.Provider(),
 		Metrics:     apiMetrics,
 		Gatherer:    o.Registry,
 		Logger:      n.logger,
@@ -216,6 +227,9 @@ func New(o Options) (_ *Node, err error) {
 	}
 	return n, o.Registry.Register(observed{n})
 }
+
+// lastSpans is how long a node that ends tries to send the spans that are left.
+const lastSpans = 2 * time.Second
 
 // HTTPAddr is where the node serves HTTP, with the port that it got.
 func (n *Node) HTTPAddr() string { return n.httpListener.Addr().String() }
@@ -276,6 +290,11 @@ func (n *Node) Close() error {
 	}
 	if n.storage != nil {
 		errs = append(errs, n.storage.Close())
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), lastSpans)
+	defer cancel()
+	if err := n.tracing.Close(ctx); err != nil {
+		n.logger.Warn("the last spans were not sent", "error", err)
 	}
 	return errors.Join(errs...)
 }

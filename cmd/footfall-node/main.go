@@ -25,6 +25,7 @@ import (
 	"footfall/inference/tensorflow"
 	"footfall/node"
 	"footfall/node/config"
+	"footfall/node/tracing"
 )
 
 // version is set by the linker.
@@ -150,7 +151,7 @@ func newLogger(cfg *config.Config, w io.Writer) *slog.Logger {
 	}
 	o := &slog.HandlerOptions{Level: level}
 	if cfg.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(w, o))
+		return slog.New(tracing.LogHandler{Handler: slog.NewJSONHandler(w, o)})
 	}
-	return slog.New(slog.NewTextHandler(w, o))
+	return slog.New(tracing.LogHandler{Handler: slog.NewTextHandler(w, o)})
 }

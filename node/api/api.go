@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
@@ -38,6 +39,9 @@ type Options struct {
 	State func() string
 	// Now is the clock; time.Now unless set.
 	Now func() time.Time
+
+	// Tracing makes the spans of calls; nil means that there are none.
+	Tracing trace.TracerProvider
 
 	Metrics  *Metrics
 	Gatherer prometheus.Gatherer
@@ -96,8 +100,8 @@ func New(o Options) (*API, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &API{health: health.NewServer(), HTTP: newHTTP(handler, o.Limits, o.Access, o.Logger), endStreams: sync.OnceFunc(func() { close(c.ending) })}
-	a.GRPC = newGRPC(c, o.Limits, o.Access, a.health, ingest, customers, admin)
+	a := &API{health: health.NewServer(), HTTP: newHTTP(tracedHTTP(o.Tracing, handler), o.Limits, o.Access, o.Logger), endStreams: sync.OnceFunc(func() { close(c.ending) })}
+	a.GRPC = newGRPC(c, o.Limits, o.Access, o.Tracing, a.health, ingest, customers, admin)
 	if nodes != nil {
 		ingest.nodes = nodes
 		footfallv1.RegisterNodeServiceServer(a.GRPC, &between{host: o.Host})

@@ -49,7 +49,7 @@ func (g *Ingest) serveEvents(c *chain, limit int64) http.HandlerFunc {
 			return
 		}
 		var answer *footfallv1.PublishResponse
-		err = c.call("POST /v1/events", func() error {
+		err = c.call(r.Context(), "POST /v1/events", func() error {
 			items, err := decode(body)
 			if err != nil {
 				return &messages.Fault{Field: "body", Reason: err.Error()}

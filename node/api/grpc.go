@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health"
@@ -49,10 +50,10 @@ func (c *chain) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, 
 			if elsewhere.Load() {
 				answered = whereForwarded
 			}
-			c.metrics.query.WithLabelValues(method, answered).Observe(time.Since(start).Seconds())
+			observe(ctx, c.metrics.query.WithLabelValues(method, answered), time.Since(start).Seconds())
 		}()
 	}
-	err = c.call(info.FullMethod, func() (err error) {
+	err = c.call(ctx, info.FullMethod, func() (err error) {
 		resp, err = handler(ctx, req)
 		return err
 	})
@@ -82,7 +83,7 @@ func (c *chain) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInf
 		case <-ended:
 		}
 	}()
-	return c.call(info.FullMethod, func() error {
+	return c.call(ctx, info.FullMethod, func() error {
 		err := handler(srv, &boundStream{ss, ctx})
 		if err != nil && errors.Is(context.Cause(ctx), errStopping) {
 			return errStopping
@@ -102,23 +103,23 @@ type boundStream struct {
 func (s *boundStream) Context() context.Context { return s.ctx }
 
 // call runs a call and answers a status.
-func (c *chain) call(method string, f func() error) error {
-	err := c.guard(method, f)
+func (c *chain) call(ctx context.Context, method string, f func() error) error {
+	err := c.guard(ctx, method, f)
 	s := statusOf(err)
 	switch s.Code() {
 	case codes.Internal, codes.DataLoss, codes.Unknown:
-		c.logger.Error("call failed", "method", method, "code", s.Code().String(), "error", err)
+		c.logger.ErrorContext(ctx, "call failed", "method", method, "code", s.Code().String(), "error", err)
 	default:
 	}
 	return s.Err()
 }
 
 // guard turns a panic of f into an error: one bad call is not to end a node.
-func (c *chain) guard(what string, f func() error) (err error) {
+func (c *chain) guard(ctx context.Context, what string, f func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			c.metrics.panics.Inc()
-			c.logger.Error("call panicked", "method", what, "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+			c.logger.ErrorContext(ctx, "call panicked", "method", what, "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
 			err = status.Error(codes.Internal, "the node failed on this call; its log says more")
 		}
 	}()
@@ -126,9 +127,9 @@ func (c *chain) guard(what string, f func() error) (err error) {
 }
 
 // newGRPC makes the server, with the services that every node has.
-func newGRPC(c *chain, limits Limits, guard *access.Access, hs *health.Server, ingest *Ingest, customers *Customers, admin *Admin) *grpc.Server {
+func newGRPC(c *chain, limits Limits, guard *access.Access, tracing trace.TracerProvider, hs *health.Server, ingest *Ingest, customers *Customers, admin *Admin) *grpc.Server {
 	limits = limits.withDefaults()
-	var doors []grpc.ServerOption
+	doors := tracedGRPC(tracing)
 	if guard != nil {
 		doors = append(doors, grpc.Creds(guard.ServerCredentials()), grpc.InTapHandle(guard.Tap))
 	}

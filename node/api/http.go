@@ -207,7 +207,7 @@ func (s *server) handler() (http.Handler, error) {
 		}
 		writeJSON(w, code, r)
 	})
-	mux.Handle("GET /metrics", promhttp.HandlerFor(s.gatherer, promhttp.HandlerOpts{ErrorLog: slog.NewLogLogger(s.logger.Handler(), slog.LevelError)}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.gatherer, promhttp.HandlerOpts{EnableOpenMetrics: true, ErrorLog: slog.NewLogLogger(s.logger.Handler(), slog.LevelError)}))
 	mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", typeJSON)
 		_, _ = w.Write(spec) // the client may be gone
@@ -272,7 +272,7 @@ func (s *server) serveREST(w http.ResponseWriter, r *http.Request) {
 // guard keeps a panic from ending the connection without an answer.
 func (s *server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		err := s.chain.guard(r.Method+" "+r.URL.Path, func() error {
+		err := s.chain.guard(r.Context(), r.Method+" "+r.URL.Path, func() error {
 			next.ServeHTTP(w, r)
 			return nil
 		})

@@ -125,6 +125,11 @@ type Config struct {
 	LogLevel  string
 	LogFormat string
 
+	// TraceEndpoint is where traces go, see [ParseTraceEndpoint]; empty means that there are none.
+	// TraceSample is the share of the calls without a trace of their own that get one.
+	TraceEndpoint string
+	TraceSample   float64
+
 	// Unknown are variables of the environment that begin like ours but name no key.
 	Unknown []string
 
@@ -161,15 +166,15 @@ func Default() *Config {
 		Currency:              "USD",
 		Shards:                64,
 		ModelsDir:             "./models",
+		ModelsCache:           "./data/models",
+		ModelsCacheSize:       4 << 30,
+		ModelsWatch:           5 * time.Second,
+		ModelsCanary:          .1,
 		InferenceRows:         1024,
 		InferenceDelay:        2 * time.Millisecond,
 		InferenceTimeout:      10 * time.Second,
 		GPUMemory:             100,
 		MemoryBudget:          2 << 30,
-		ModelsCache:           "./data/models",
-		ModelsCacheSize:       4 << 30,
-		ModelsWatch:           5 * time.Second,
-		ModelsCanary:          .1,
 		CheckpointInterval:    10 * time.Second,
 		TrustDomain:           "footfall",
 		RequestsPerSecond:     10_000,
@@ -184,6 +189,7 @@ func Default() *Config {
 		DrainTimeout:          30 * time.Second,
 		LogLevel:              "info",
 		LogFormat:             "text",
+		TraceSample:           .01,
 		sources:               map[string]string{},
 	}
 }

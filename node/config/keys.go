@@ -88,6 +88,8 @@ var keys = []Key{
 
 	{"logging.level", "debug, info, warn or error", func(c *Config) value { return &wordValue{&c.LogLevel, []string{"debug", "info", "warn", "error"}} }},
 	{"logging.format", "text or json", func(c *Config) value { return &wordValue{&c.LogFormat, []string{"text", "json"}} }},
+	{"trace.endpoint", "where traces go: http://HOST:PORT, grpc://HOST:PORT or file:PATH; empty: there are none", func(c *Config) value { return &traceValue{&c.TraceEndpoint} }},
+	{"trace.sample", "share of the calls without a trace of their own that get one", func(c *Config) value { return &sampleValue{&c.TraceSample} }},
 }
 
 var keyByName = func() map[string]Key {

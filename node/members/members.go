@@ -40,8 +40,10 @@ type Options struct {
 	// gossip has it by then, "" where it has none; nil credentials mean that it is not encrypted.
 	// May be nil.
 	Credentials func(expected func() string) credentials.TransportCredentials
-	Logger      *slog.Logger
-	Registry    prometheus.Registerer
+	// Dial is added to the options of connections to other nodes.
+	Dial     []grpc.DialOption
+	Logger   *slog.Logger
+	Registry prometheus.Registerer
 }
 
 // Members is this node among the others.
@@ -87,6 +89,7 @@ func New(ctx context.Context, o Options) (_ *Members, err error) {
 		leases: newLeases(o.Store, o.Databases, time.Now),
 	}
 	m.peers = newPeers(o.Credentials, m.nameAt, o.Self.Version)
+	m.peers.options = append(m.peers.options, o.Dial...)
 	m.self.Incarnation, m.self.State = m.incarnation, cluster.MemberJoining
 	m.life, m.end = context.WithCancel(context.Background())
 	m.shards = newShards(m.life, o.Host, o.Store, m.self.Name, m.incarnation, m.self.Shards)
