@@ -119,7 +119,15 @@ func (d *Device) prepare(ctx context.Context, r *Registry, plan Plan) (*servingS
 		}
 	}
 	slices.SortFunc(champions, func(a, b *serving) int { return strings.Compare(a.contract.Name, b.contract.Name) })
-	return newSet(champions, challengers, d.layout, d.Metrics), nil
+	set := newSet(champions, challengers, d.layout, d.Metrics)
+	for _, s := range fresh {
+		if !set.has(s) {
+			if err := d.close(s); err != nil {
+				d.Log.Warn("model version was not closed in order", "model", s.contract.Name, "version", s.version, "device", d.Device, "error", err)
+			}
+		}
+	}
+	return set, nil
 }
 
 // matches reports why what a version answers can't be compared with another's.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -59,6 +60,18 @@ def check_export(saved: Path, network: keras.Model, inputs: NDArray[np.floating]
         raise ValueError(f"{saved}: the export differs from the network by {apart:.2g}, more than {TOLERANCE:.0e}")
 
 
+def digest(folder: Path) -> str:
+    """Of a version's files, as ``files`` in its model.yaml has it: of what sha256sum prints of all but model.yaml.
+
+    Returns:
+        "sha256:" and 64 hexadecimal digits.
+    """
+    paths = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    kept = [p for p in paths if p != "model.yaml" and not any(part.startswith(".") for part in p.split("/"))]
+    lines = "".join(f"{hashlib.sha256((folder / p).read_bytes()).hexdigest()}  {p}\n" for p in kept)
+    return "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
+
+
 class Draft:
     """A version in the making: a hidden folder beside its place, which :meth:`publish` gives its name.
 
@@ -84,7 +97,9 @@ class Draft:
         Returns:
             The version's folder.
         """
-        (self.folder / "model.yaml").write_text(contract.text(self.folder), encoding="utf-8")
+        text = contract.text(self.folder)
+        # Last, and with the digest of the others: a copy of the folder that is half there is not loaded.
+        (self.folder / "model.yaml").write_text(f"{text}files: {digest(self.folder)}\n", encoding="utf-8")
         for path in [*self.folder.rglob("*"), self.folder]:
             path.chmod(0o755 if path.is_dir() else 0o644)
         place = self.home / str(contract.version)
