@@ -68,6 +68,7 @@ var benchmarks = []struct {
 	{"peer-stream", "the peer stream through the shards, and through the durable log", (*Suite).peerStream},
 	{"memory", "a million resident customers", (*Suite).memory},
 	{"query", "queries while events are taken in", (*Suite).query},
+	{"telemetry", "ingest with and without telemetry; a scrape", (*Suite).telemetry},
 	{"recovery", "refolding a log; starting with a million customers", (*Suite).recovery},
 	{"inference", "models through the actors; single requests", (*Suite).inferenceActors},
 	{"threads", "folding and scoring together, by the threads that scoring has", (*Suite).threads},
