@@ -1,8 +1,10 @@
 package chaos
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -243,6 +245,8 @@ func (w *world) drain(m, by *member) {
 	m.process = nil
 }
 
+var errNotStopped = errors.New("it has not stopped yet")
+
 // freeze has a node stand still until the function that it returns is called.
 func (w *world) freeze(m *member) (thaw func()) {
 	w.t.Helper()
@@ -250,6 +254,13 @@ func (w *world) freeze(m *member) (thaw func()) {
 	defer m.mu.Unlock()
 	pid := m.process.Pid()
 	require.NoError(w.t, syscall.Kill(pid, syscall.SIGSTOP))
+	require.NoError(w.t, local.Await(w.t.Context(), func(context.Context) error {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err == nil && !bytes.Contains(stat, []byte(") T ")) {
+			err = errNotStopped
+		}
+		return err
+	}))
 	m.frozen = true
 	return func() {
 		m.mu.Lock()
