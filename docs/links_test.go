@@ -102,7 +102,7 @@ func TestCommands(t *testing.T) {
 			for _, m := range call.FindAllStringSubmatch("\n"+text, -1) {
 				words := strings.Fields(m[1])
 				name := words[0]
-				if len(words) > 1 && (name == "deadletters" || name == "customer" && words[1] == "export") {
+				if len(words) > 1 && (name == "deadletters" || name == "models" && words[1][0] != '-' || name == "customer" && words[1] == "export") {
 					name += " " + words[1]
 				}
 				if name == "node" { // its flags are those of the configuration

@@ -225,7 +225,7 @@ func New(o Options) (_ *Node, err error) {
 	if err != nil {
 		return n, err
 	}
-	return n, o.Registry.Register(observed{n})
+	return n, errors.Join(n.openFineTuning(o.Registry), o.Registry.Register(observed{n}))
 }
 
 // lastSpans is how long a node that ends tries to send the spans that are left.

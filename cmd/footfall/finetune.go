@@ -36,7 +36,8 @@ func (a *app) fineTuneCommand() *cobra.Command {
 writes them (Parquet). It is done on a node that runs models, beside the traffic that it serves.
 
 The latest rows, --holdout of them, are not trained on: they judge. Only what is better on them is
-published, as the next version; --canary then gives it a share of the customers.`,
+published, as the next version. As any new version it is tried on a share of the customers, that
+of --canary, or else the node's models.canary.`,
 		Example: `  footfall features completejourney --from 2017-09-01 --out build/autumn.parquet
   footfall models fine-tune purchase_prediction --rows build/autumn.parquet
   footfall models fine-tune churn_risk --rows a.parquet --rows b.parquet --epochs 10 --canary 0.1`,
@@ -71,8 +72,9 @@ type fineTuned struct {
 	Rows   int64                      `json:"rows"`
 	Result *footfallv1.FineTuneResult `json:"result"`
 	// Unknown are rows that were left out since their outcome is not known.
-	Unknown int64   `json:"unknown"`
-	Canary  float64 `json:"canary,omitempty"`
+	Unknown int64 `json:"unknown"`
+	// Canary is the share of the customers that the new version has.
+	Canary float64 `json:"canary,omitempty"`
 }
 
 type fineTuneStream = grpc.BidiStreamingClient[footfallv1.FineTuneRequest, footfallv1.FineTuneProgress]
@@ -116,6 +118,12 @@ func (a *app) fineTune(ctx context.Context, model string, f *fineTuneFlags) erro
 			return errors.Join(a.printFineTuned(&done), fmt.Errorf("%s %s is published, and gets no customers: %w", model, done.Result.GetVersion(), err))
 		}
 		done.Canary = f.canary
+	} else if done.Result.GetVersion() != "" {
+		list, err := c.ListModels(ctx, &footfallv1.ListModelsRequest{})
+		if err != nil {
+			return err
+		}
+		done.Canary = trafficOf(list.GetModels(), model, done.Result.GetVersion())
 	}
 	if err := a.printFineTuned(&done); err != nil {
 		return err
@@ -124,6 +132,18 @@ func (a *app) fineTune(ctx context.Context, model string, f *fineTuneFlags) erro
 		return errReported
 	}
 	return nil
+}
+
+// trafficOf is the share of the customers that a version has: a node may give it one by itself.
+func trafficOf(models []*footfallv1.Model, model, version string) float64 {
+	for _, m := range models {
+		for _, v := range m.GetVersions() {
+			if m.GetName() == model && v.GetVersion() == version {
+				return v.GetTraffic()
+			}
+		}
+	}
+	return 0
 }
 
 // startFineTune begins at the node that --node names, or, where that runs no models, at a member of
@@ -272,7 +292,7 @@ func (a *app) printFineTuned(d *fineTuned) error {
 	case d.Canary > 0:
 		text += fmt.Sprintf("%s %s is published, and %.0f%% of the customers get it.\n", d.Model, r.GetVersion(), 100*d.Canary)
 	default:
-		text += fmt.Sprintf("%s %s is published. To try it: footfall models canary %s --version %s --share 0.1\n", d.Model, r.GetVersion(), d.Model, r.GetVersion())
+		text += fmt.Sprintf("%s %s is published. To try it: footfall models canary %s %s --share 0.1\n", d.Model, r.GetVersion(), d.Model, r.GetVersion())
 	}
 	_, err := fmt.Fprint(a.out, text)
 	return err
