@@ -6,7 +6,7 @@ func modelBehaviour() board {
 		uid: "footfall-models", title: "Footfall / Model behaviour", from: "now-3h",
 		about:     "What models do: how much, how fast, on which devices, which versions, and how good they are.",
 		variables: []variable{byNode, byModel, byVersion},
-		rows:      []row{modelsGlance(), scoringRow(), timesRow(), devicesRow(), goodnessRow(), protocolRow()},
+		rows:      []row{modelsGlance(), scoringRow(), timesRow(), rolloutRow(), devicesRow(), goodnessRow(), protocolRow()},
 	}
 }
 
@@ -50,6 +50,24 @@ func timesRow() row {
 		series("Queue", "Rows that wait for a batch, by device. Where it stays full, rows are not taken and offered again.", unitShort,
 			q(`sum by (instance, device) (footfall_inference_queue_rows{instance=~"$node"})`, "{{instance}} {{device}}"),
 			q(`sum(rate(footfall_inference_refused_rows_total{instance=~"$node"}[$__rate_interval]))`, "not taken, a second")).runbook("FootfallScoringLag"),
+	)
+}
+
+func rolloutRow() row {
+	// A measure of the version that is tried; 0 and no version where none is.
+	trial := func(measure string) string {
+		return `max by (model, version) (footfall_model_trial{instance=~"$node",model=~"$model",measure="` + measure + `"})
+  or label_replace(label_replace(vector(0), "model", "no", "", ""), "version", "trial", "", "")`
+	}
+	return open("Roll-out",
+		series("Who is scored by what", "Share of the customers that each version scores, as champion, canary or shadow. A shadow's scores are compared, and never shown.", unitShare,
+			q(`max by (model, version, part) (footfall_model_rollout_share{instance=~"$node",model=~"$model",version=~"$version"})`, "{{model}} {{version}} {{part}}")).upTo(1),
+		series("Tried version: how far from the champion", "Mean absolute difference between what a tried version and the champion say of the same customers.", "none",
+			q(trial("absolute_difference"), "{{model}} {{version}}")).digits(3),
+		series("Taken back", "Versions that were taken out, by reason, and loads that failed. Normal: none; asked is a person.", "none",
+			q(`sum by (model, reason) (increase(footfall_model_rollbacks_total{instance=~"$node",model=~"$model"}[$__rate_interval])) or vector(0)`, "{{model}} {{reason}}"),
+			q(`sum by (model) (increase(footfall_model_load_failures_total{instance=~"$node",model=~"$model"}[$__rate_interval])) or vector(0)`, "{{model}} not loaded")).
+			asBars().runbook("FootfallRolloutRolledBack", "FootfallModelLoadFailing"),
 	)
 }
 

@@ -176,7 +176,7 @@ func nodesRow() row {
 		series("Memory", "Memory of the process, TensorFlow's included. Customers take memory.budget of it.", unitBytes,
 			q(`process_resident_memory_bytes`+node, "{{instance}}")).runbook("FootfallMemoryNearLimit"),
 		series("Pauses", "The longest pause of garbage collection of late. Normal: below a millisecond.", unitSeconds,
-			q(`go_gc_duration_seconds{quantile="1",job=~".*footfall.*",instance=~"$node"}`, "{{instance}}")),
+			q(`go_gc_duration_seconds{quantile=~"1|1.0",job=~".*footfall.*",instance=~"$node"}`, "{{instance}}")),
 		series("Gossip", "How badly each member keeps up with its gossip: 0 is well; more where its processor is busy or the network loses packets.", "none",
 			q(`footfall_gossip_health_score{instance=~"$node"}`, "{{instance}}")).limits(2, 4).runbook("FootfallMemberFlapping"),
 		series("Connections", "Open connections of callers and of other nodes, by listener.", "none", q(`sum by (listener) (footfall_connections{instance=~"$node"})`, "{{listener}}")).stacked(),
