@@ -33,6 +33,8 @@ type round struct {
 	w *world
 	// free are nodes to which nothing has been done yet.
 	free []*member
+	// alone: nothing else is broken.
+	alone bool
 }
 
 // pick is a node that runs and that nothing has been done to.
@@ -106,12 +108,12 @@ var faults = []fault{
 	}},
 	{name: "restart in order", kind: process, strike: func(w *world, r *round) (string, func()) {
 		m := r.pick()
-		w.stop(m)
+		w.stop(m, r.alone)
 		return m.name, func() { w.start(m) }
 	}},
 	{name: "drain for good, and back", kind: process, strike: func(w *world, r *round) (string, func()) {
 		m, by := r.pick(), r.pick()
-		w.drain(m, by)
+		w.drain(m, by, r.alone)
 		return m.name, func() { w.start(m) }
 	}},
 	{name: "one more node, or one fewer", kind: process, strike: func(w *world, r *round) (string, func()) {
@@ -122,7 +124,7 @@ var faults = []fault{
 			}
 		}
 		m, by := r.pick(), r.pick()
-		w.drain(m, by)
+		w.drain(m, by, r.alone)
 		return m.name + " leaves", func() {}
 	}},
 
@@ -219,7 +221,7 @@ func (w *world) strikes(rounds int) (plan [][]fault) {
 // answer for everybody again.
 func (w *world) strike(l *load, fs []fault) {
 	w.t.Helper()
-	r := &round{w: w, free: w.running()}
+	r := &round{w: w, free: w.running(), alone: len(fs) == 1}
 	slices.SortStableFunc(fs, func(a, b fault) int { return int(a.kind - b.kind) })
 	last := 300*time.Millisecond + time.Duration(w.rng.Int64N(int64(4*time.Second)))
 	var heals []func()

@@ -62,7 +62,7 @@ func child(text string) int {
 		c.Shards = shards
 		c.Clock = footfallv1.ClockMode_CLOCK_MODE_DRIVEN
 		c.CheckpointInterval = 500 * time.Millisecond
-		c.DrainTimeout = 20 * time.Second
+		c.DrainTimeout = 10 * time.Second
 		var n *node.Node
 		if n, err = node.New(node.Options{Config: c, Version: "v-test", Logger: logger, Registry: prometheus.NewRegistry()}); err == nil {
 			err = n.Run(ctx)

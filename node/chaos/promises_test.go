@@ -269,7 +269,7 @@ func handOvers(l *load) {
 	w := l.w
 	for i := range 3 {
 		m := w.nodes[i]
-		w.stop(m)
+		w.stop(m, true)
 		w.answered(w.running())
 		w.start(m)
 		w.spread()
