@@ -146,12 +146,12 @@ func (h *scripted) History(context.Context, string, int, func(actors.HistoryEntr
 	return false, h.askErr
 }
 
-func (h *scripted) Tick(context.Context, string) (bool, error)            { return true, h.tickErr }
-func (h *scripted) SetClock(context.Context, footfallv1.ClockMode) error  { return nil }
-func (h *scripted) Clock() footfallv1.ClockMode                           { return footfallv1.ClockMode_CLOCK_MODE_DRIVEN }
-func (h *scripted) WaitIdle(context.Context, bool) error                  { return nil }
-func (h *scripted) WaitShardIdle(context.Context, int, bool) error        { return nil }
-func (h *scripted) Status() []actors.Status                               { return h.statuses }
+func (h *scripted) Tick(context.Context, string) (bool, error)           { return true, h.tickErr }
+func (h *scripted) SetClock(context.Context, footfallv1.ClockMode) error { return nil }
+func (h *scripted) Clock() footfallv1.ClockMode                          { return footfallv1.ClockMode_CLOCK_MODE_DRIVEN }
+func (h *scripted) WaitIdle(context.Context, bool) error                 { return nil }
+func (h *scripted) WaitShardIdle(context.Context, int, bool) error       { return nil }
+func (h *scripted) Status() []actors.Status                              { return h.statuses }
 func (h *scripted) Hot(_ context.Context, shard, limit int) (actors.Hot, error) {
 	hot, ok := h.hot[shard]
 	if !ok {
