@@ -34,6 +34,7 @@ func (n *Node) Ready() api.Readiness {
 	if n.members != nil {
 		r.Reasons = append(r.Reasons, n.members.Missing()...)
 	}
+	r.Notes = append(r.Notes, n.access.Notes()...)
 	if n.broker != nil {
 		r.Notes = append(r.Notes, n.broker.Notes()...)
 	}

@@ -14,9 +14,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"footfall/node/access"
 	"footfall/node/config"
 )
 
@@ -118,6 +120,31 @@ func TestOneSignalStopsInOrder(t *testing.T) {
 		last = l
 	}
 	require.Contains(t, last, `"msg":"stopped"`)
+	require.NoError(t, cmd.Wait())
+}
+
+// SIGHUP ends no node: it reads its files again.
+func TestHangUpReadsTokensAgain(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "tokens.yaml")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	cmd, addr, lines := process(t, "--auth-tokens-file="+file)
+	secret, token, err := access.NewToken("reader", access.RolesOf(access.Read), time.Time{})
+	require.NoError(t, err)
+	require.NoError(t, access.AddToken(file, token))
+	require.NoError(t, cmd.Process.Signal(syscall.SIGHUP))
+	require.Eventually(t, func() bool {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+addr+"/v1/shards", http.NoBody)
+		require.NoError(t, err)
+		req.Header.Set("Authorization", "Bearer "+secret)
+		r, err := http.DefaultClient.Do(req)
+		require.NoError(t, err)
+		require.NoError(t, r.Body.Close())
+		return r.StatusCode == http.StatusOK
+	}, 30*time.Second, 10*time.Millisecond)
+	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+	for l := range lines {
+		require.NotContains(t, l, secret)
+	}
 	require.NoError(t, cmd.Wait())
 }
 

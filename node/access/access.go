@@ -174,6 +174,14 @@ func (a *Access) look() {
 	}
 }
 
+// Notes are what an operator should know.
+func (a *Access) Notes() []string {
+	if t := a.trust.Load(); t != nil && a.now().After(t.cert.Leaf.NotAfter) {
+		return []string{"the certificate has expired on " + t.cert.Leaf.NotAfter.UTC().Format(time.RFC3339) + ": nobody should believe it"}
+	}
+	return nil
+}
+
 // follower reads files that belong together.
 type follower struct {
 	paths []string

@@ -221,6 +221,15 @@ func TestHostOf(t *testing.T) {
 	}
 }
 
+func TestAnExpiredCertificateIsNoted(t *testing.T) {
+	ca, err := NewAuthority("ca", time.Now())
+	require.NoError(t, err)
+	a, _ := node(t, ca, "a", "a")
+	require.Empty(t, a.Notes())
+	a.now = func() time.Time { return time.Now().Add(2 * time.Hour) }
+	require.Len(t, a.Notes(), 1)
+}
+
 // Run looks until it is told to end.
 func TestRunEndsWithItsContext(t *testing.T) {
 	a, err := New(Config{Logger: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(), Every: time.Millisecond})

@@ -115,8 +115,11 @@ func guard(t *testing.T, limits access.Limits) *guarded {
 		require.NoError(t, <-ran)
 		require.NoError(t, s.api.HTTP.Close())
 		s.api.GRPC.Stop()
-		<-ended
-		<-ended
+		for range 2 {
+			if err := <-ended; err != nil {
+				require.ErrorIs(t, err, http.ErrServerClosed)
+			}
+		}
 	})
 	return g
 }
