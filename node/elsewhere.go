@@ -139,21 +139,28 @@ func (e *elsewhere) names() (names []string) {
 }
 
 // ask returns how a member is asked for what it serves.
-func (e *elsewhere) ask(member string) func(context.Context, grpc.ClientConnInterface) ([]string, error) {
-	return func(ctx context.Context, conn grpc.ClientConnInterface) (names []string, err error) {
+func (e *elsewhere) ask(member string) func(context.Context, grpc.ClientConnInterface) ([]oip.Model, error) {
+	return func(ctx context.Context, conn grpc.ClientConnInterface) (models []oip.Model, err error) {
 		answer, err := footfallv1.NewAdminServiceClient(conn).ListModels(ctx, &footfallv1.ListModelsRequest{})
 		if err != nil {
 			return nil, err
 		}
 		for _, m := range answer.GetModels() {
-			if slices.ContainsFunc(m.GetVersions(), serves) {
-				names = append(names, m.GetName())
+			if !slices.ContainsFunc(m.GetVersions(), serves) {
+				continue
 			}
+			model := oip.Model{Name: m.GetName()}
+			for _, v := range m.GetVersions() {
+				if v.GetState() == "canary" {
+					model.Canary, model.Share = v.GetVersion(), v.GetTraffic()
+				}
+			}
+			models = append(models, model)
 		}
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		e.listed[member] = answer.GetModels()
-		return names, nil
+		return models, nil
 	}
 }
 

@@ -31,7 +31,7 @@ type Remote struct {
 	client atomic.Pointer[Client]
 
 	// models are those to ask for, as the server was asked last.
-	models atomic.Pointer[[]string]
+	models atomic.Pointer[[]Model]
 	// up is set while the remote takes requests.
 	up atomic.Bool
 	// strikes are the requests that nothing came of since the last one that something did.
@@ -85,27 +85,68 @@ func (r *Remote) score(q *inference.Request) inference.Reply {
 	}
 	ctx, cancel := context.WithTimeout(r.of.life, wait)
 	defer cancel()
-	var (
-		scores []inference.Scores
-		errs   []error
-	)
-	if q.Model != "" {
-		scores, errs = r.ask(ctx, q, []string{q.Model})
-	} else {
-		scores, errs = r.ask(ctx, q, *r.models.Load())
-	}
+	inquiries := r.inquiries(q)
+	scores, errs := r.ask(ctx, inquiries)
 	return r.judge(ctx, scores, errs, q)
 }
 
-// ask has all of the models asked at once. The lists are as long as theirs.
-func (r *Remote) ask(ctx context.Context, q *inference.Request, models []string) ([]inference.Scores, []error) {
-	scores, errs := make([]inference.Scores, len(models)), make([]error, len(models))
+// inquiries are what the server is asked for a request: the model that it names, or of each model
+// the version that serves, and its canary for the customers that have it.
+func (r *Remote) inquiries(q *inference.Request) (all []inquiry) {
+	if q.Model != "" {
+		return []inquiry{{request: *q}}
+	}
+	for _, m := range *r.models.Load() {
+		own := *q
+		own.Model = m.Name
+		all = append(all, inquiry{request: own})
+		if m.Canary != "" && len(q.Customers) == q.Rows {
+			if c := chosen(q, m, r.of.Layout); c.request.Rows > 0 {
+				all = append(all, c)
+			}
+		}
+	}
+	return all
+}
+
+// inquiry is a request for one version of one model.
+type inquiry struct {
+	request inference.Request
+	// rows are the numbers of those that a canary is asked for; nil means all.
+	rows []uint32
+}
+
+// chosen asks a canary for the rows of its customers.
+func chosen(q *inference.Request, m Model, l inference.Layout) inquiry {
+	c := inquiry{request: *q}
+	c.request.Model, c.request.Version = m.Name, m.Canary
+	c.request.Features, c.request.Sequences, c.request.Rows = nil, nil, 0
+	hash := inference.ModelHash(m.Name)
+	features, sequence := len(l.Features), l.Steps*len(l.Columns)
+	for row, customer := range q.Customers {
+		if !inference.Chosen(customer, hash, m.Share) {
+			continue
+		}
+		c.rows = append(c.rows, uint32(row))
+		if len(q.Features) > 0 {
+			c.request.Features = append(c.request.Features, q.Features[row*features:(row+1)*features]...)
+		}
+		if len(q.Sequences) > 0 {
+			c.request.Sequences = append(c.request.Sequences, q.Sequences[row*sequence:(row+1)*sequence]...)
+		}
+	}
+	c.request.Rows = len(c.rows)
+	return c
+}
+
+// ask asks everything at once. The lists are as long as the inquiries.
+func (r *Remote) ask(ctx context.Context, inquiries []inquiry) ([]inference.Scores, []error) {
+	scores, errs := make([]inference.Scores, len(inquiries)), make([]error, len(inquiries))
 	var wg sync.WaitGroup
-	for i, model := range models {
+	for i, q := range inquiries {
 		wg.Go(func() {
-			own := *q
-			own.Model = model
-			scores[i], errs[i] = r.patient(ctx, own)
+			scores[i], errs[i] = r.patient(ctx, q.request)
+			scores[i].Rows = q.rows
 		})
 	}
 	wg.Wait()
@@ -149,6 +190,7 @@ func (r *Remote) judge(ctx context.Context, scores []inference.Scores, errs []er
 			broken = err
 		}
 	}
+	reply.Whole = q.Model == "" && len(reply.Models) == len(errs)
 	switch {
 	case len(reply.Models) > 0:
 		r.series.Rows(q.Rows)

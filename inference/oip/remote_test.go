@@ -3,6 +3,7 @@ package oip
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -134,6 +135,55 @@ func TestRemotesScore(t *testing.T) {
 	require.Len(t, f.ask(t, rows("", 1)).Models, 2)
 }
 
+// A share of the customers gets a canary's scores, always the same ones, as on a node with devices.
+func TestRemotesHaveCanaries(t *testing.T) {
+	f := newFleet(t, nil)
+	s := serve(t, someModels())
+	p := f.at("a", s.conn)
+	p.Models = func(context.Context, grpc.ClientConnInterface) ([]Model, error) {
+		return []Model{{Name: "dense", Canary: "2", Share: .3}, {Name: "lstm"}}, nil
+	}
+	f.Set([]Place{p})
+	f.up(t, 1)
+	q := rows("", slices.Repeat([]float32{10, 20, 30, 40}, 50)...)
+	want := []uint32{}
+	for i := range q.Rows {
+		q.Customers = append(q.Customers, inference.CustomerHash([]byte{byte(i)}))
+		if inference.Chosen(q.Customers[i], inference.ModelHash("dense"), .3) {
+			want = append(want, uint32(i))
+		}
+	}
+	require.InDelta(t, 60, len(want), 30)
+	reply := f.ask(t, q)
+	require.NoError(t, reply.Err)
+	require.True(t, reply.Whole)
+	require.Len(t, reply.Models, 3)
+	champion, canary := reply.Models[0], reply.Models[1]
+	require.Equal(t, "3", champion.Version)
+	require.Nil(t, champion.Rows)
+	require.Len(t, champion.Values, q.Rows)
+	require.Equal(t, "2", canary.Version)
+	require.Equal(t, want, canary.Rows)
+	for i, row := range canary.Rows {
+		require.Equal(t, q.Features[10*row]/100, canary.Values[i])
+	}
+	q.Customers = nil
+	require.Len(t, f.ask(t, q).Models, 2, "whose rows they are is not known")
+
+	// A canary that is gone costs its own scores alone.
+	s.set(func() {
+		s.serving = slices.DeleteFunc(s.serving, func(c *inference.Contract) bool { return c.Version == 2 })
+	})
+	q.Customers = make([]uint64, q.Rows)
+	for i := range q.Customers {
+		q.Customers[i] = inference.CustomerHash([]byte{byte(i)})
+	}
+	reply = f.ask(t, q)
+	require.NoError(t, reply.Err)
+	require.Len(t, reply.Models, 2)
+	require.False(t, reply.Whole)
+}
+
 // count adds the values of a metric, of one device or of all.
 func (f *fleet) count(t *testing.T, name, device string) (sum float64) {
 	t.Helper()
@@ -223,8 +273,8 @@ func TestRemotesThatHang(t *testing.T) {
 func TestRemotesThatDoNotServe(t *testing.T) {
 	f := newFleet(t, nil)
 	s := serve(t, &models{loading: true})
-	names := []string{}
-	f.Set([]Place{{Name: "a", Address: "a", Models: func(context.Context, grpc.ClientConnInterface) ([]string, error) {
+	names := []Model{}
+	f.Set([]Place{{Name: "a", Address: "a", Models: func(context.Context, grpc.ClientConnInterface) ([]Model, error) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return names, nil
@@ -241,13 +291,13 @@ func TestRemotesThatDoNotServe(t *testing.T) {
 	why("it is not ready")
 	s.set(func() { s.loading, s.serving = false, someModels().serving })
 	why("it serves no model that is asked for")
-	s.set(func() { names = []string{"dense"} })
+	s.set(func() { names = []Model{{Name: "dense"}} })
 	f.up(t, 1)
 	require.NoError(t, f.ask(t, rows("", 1)).Err)
 
 	// A model that went away is not asked for any more, one that came is.
 	s.set(func() {
-		names = []string{"lstm"}
+		names = []Model{{Name: "lstm"}}
 		s.serving = []*inference.Contract{contract("lstm", 1, inference.Probability, inference.Sequence)}
 	})
 	require.Eventually(t, func() bool {

@@ -22,8 +22,17 @@ type Place struct {
 	Name string
 	// Address is where it is: host:port.
 	Address string
-	// Models returns the names of the models to ask it for, which must be those that it serves.
-	Models func(ctx context.Context, conn grpc.ClientConnInterface) ([]string, error)
+	// Models returns the models to ask it for, which must be those that it serves.
+	Models func(ctx context.Context, conn grpc.ClientConnInterface) ([]Model, error)
+}
+
+// Model is one that a server is asked for.
+type Model struct {
+	Name string
+	// Canary, where it is set, is the version whose scores a share of the customers get, in place
+	// of those of the version that answers who names none: see [inference.Chosen].
+	Canary string
+	Share  float64
 }
 
 // RemotesConfig is what [Remotes] are made of. Zero values mean the defaults.
@@ -288,8 +297,8 @@ func (r *Remotes) Close() {
 
 // ReadyModels returns a [Place]'s Models for a server that can't be asked what it serves: those
 // of the names that it says are ready.
-func ReadyModels(names func() []string) func(context.Context, grpc.ClientConnInterface) ([]string, error) {
-	return func(ctx context.Context, conn grpc.ClientConnInterface) (ready []string, err error) {
+func ReadyModels(names func() []string) func(context.Context, grpc.ClientConnInterface) ([]Model, error) {
+	return func(ctx context.Context, conn grpc.ClientConnInterface) (ready []Model, err error) {
 		stub := pb.NewGRPCInferenceServiceClient(conn)
 		for _, name := range names() {
 			r, err := stub.ModelReady(ctx, &pb.ModelReadyRequest{Name: name})
@@ -297,7 +306,7 @@ func ReadyModels(names func() []string) func(context.Context, grpc.ClientConnInt
 				return nil, err
 			}
 			if r.GetReady() {
-				ready = append(ready, name)
+				ready = append(ready, Model{Name: name})
 			}
 		}
 		return ready, nil
