@@ -48,7 +48,7 @@ var recencies = [...]struct {
 
 const (
 	// censusStep is how many places are looked at a time, censusEvery the least time of a round.
-	censusStep  = 128
+	censusStep  = 64
 	censusEvery = 5 * time.Second
 )
 

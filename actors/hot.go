@@ -117,7 +117,9 @@ func (h *hot) swap(a, b int) {
 
 // level finds how many have the least count.
 func (h *hot) level() {
-	for h.floor = 1; h.floor < h.n && h.counts[h.floor] == h.counts[0]; h.floor++ {
+	h.floor = 1
+	for h.floor < h.n && h.counts[h.floor] == h.counts[0] {
+		h.floor++
 	}
 }
 

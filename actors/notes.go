@@ -18,9 +18,7 @@ type notes struct {
 
 	// newest is the latest time of an event of each kind, Unix milliseconds.
 	newest [eventKinds]int64
-	// bytes are those of all messages of this life.
-	bytes uint64
-	hot   hot
+	hot    hot
 }
 
 const eventKinds = int(behavior.Erase) + 1

@@ -344,7 +344,7 @@ func TestTrace(t *testing.T) {
 			require.Equal(t, map[string]string{"append": "call", "fold": "append", "score": "fold", "query": "call"}, parents)
 			attributes := map[string]string{}
 			for _, a := range byName["fold"].Attributes() {
-				attributes[string(a.Key)] = a.Value.Emit()
+				attributes[string(a.Key)] = a.Value.String()
 			}
 			require.Equal(t, map[string]string{"shard": strconv.Itoa(shard), "epoch": "1", "offset": "1", "events": "1"}, attributes)
 

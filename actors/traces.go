@@ -141,11 +141,13 @@ func (s *shard) beginScores(job *scoreJob) {
 	for len(c.traced) > 0 && c.traced[0].mark <= c.taken {
 		t := c.traced[0]
 		c.traced = c.traced[:copy(c.traced, c.traced[1:])]
-		ctx, span := s.cfg.Tracer.Start(trace.ContextWithSpanContext(context.Background(), t.parent), "score",
+		_, span := s.cfg.Tracer.Start(trace.ContextWithSpanContext(context.Background(), t.parent), "score",
 			trace.WithAttributes(attribute.Int("shard", s.id), attribute.Int64("epoch", int64(s.epoch)),
 				attribute.Int64("offset", int64(t.offset)), attribute.Int("rows", job.request.Rows)))
 		job.spans = append(job.spans, span)
-		job.request.Context = ctx
+	}
+	if n := len(job.spans); n > 0 { // of several, the youngest goes on with the scorer
+		job.request.Context = trace.ContextWithSpan(context.Background(), job.spans[n-1])
 	}
 }
 
