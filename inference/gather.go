@@ -20,8 +20,11 @@ type (
 	watch struct{}
 	// batchDone gives a batch back.
 	batchDone struct{ batch *batch }
-	// swap has the next batches run with another set.
-	swap struct{ set *servingSet }
+	// swap has the next batches run with another set; done is closed then.
+	swap struct {
+		set  *servingSet
+		done chan<- struct{}
+	}
 	// closing is the last message that comes from outside.
 	closing struct{}
 )
@@ -105,6 +108,7 @@ func (g *gatherer) Receive(ctx actor.Context) {
 		g.end(ctx)
 	case swap:
 		g.swap(m.set)
+		close(m.done)
 	case *refusal:
 		m.request.Reply(Reply{Err: m.err})
 	case closing:

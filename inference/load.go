@@ -253,19 +253,22 @@ func (d *Device) Apply(ctx context.Context, r *Registry, plan Plan) error {
 	return d.install(set)
 }
 
-// install swaps to a set that prepare made, the last one of its calls.
+// install swaps to a set that prepare made, the last one of its calls. It returns once the next
+// batch has that set.
 func (d *Device) install(set *servingSet) error {
-	if !d.post(swap{set}) {
-		var errs []error
-		before := d.loaded.Load()
-		for _, s := range set.models {
-			if !slices.Contains(before.models, s) {
-				errs = append(errs, d.close(s))
-			}
-		}
-		return errors.Join(append(errs, ErrClosed)...)
+	done := make(chan struct{})
+	if d.post(swap{set, done}) {
+		<-done
+		return nil
 	}
-	return nil
+	var errs []error
+	before := d.loaded.Load()
+	for _, s := range set.models {
+		if !before.has(s) {
+			errs = append(errs, d.close(s))
+		}
+	}
+	return errors.Join(append(errs, ErrClosed)...)
 }
 
 // retire closes a version that nothing runs any more, beside what runs.

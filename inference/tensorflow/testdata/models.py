@@ -46,6 +46,34 @@ def both() -> keras.Model:
     return keras.Model([s, f], keras.layers.Dense(1, activation="sigmoid")(h))
 
 
+class Spoilt(keras.layers.Layer):
+    """What is wrong with a version that should not replace another: of features and a probability."""
+
+    def __init__(self, how: str):
+        super().__init__()
+        self.how = how
+
+    def call(self, features, p):
+        match self.how:
+            case "odd":  # no number for those who came often
+                return tf.where(features[:, 2:3] > 4.0, float("nan"), p)
+            case "wrong":  # no number for those who came long ago, as training's bins tell
+                return tf.where(features[:, :1] > 20.0, float("nan"), p)
+            case "slow":
+                x = tf.fill((384, 384), tf.reduce_mean(p))
+                for _ in range(12):
+                    x = tf.tanh(tf.matmul(x, x) / 384.0)
+                return p + 0.0 * tf.reduce_mean(x)
+            case "shifted":
+                return tf.sigmoid(tf.math.log(p / (1.0 - p)) + 4.0)
+        return p
+
+
+def spoilt(model: keras.Model, how: str) -> keras.Model:
+    """A model of features that is like another but for what is wrong with it."""
+    return keras.Model(model.inputs, Spoilt(how)(model.inputs[0], model.outputs[0]))
+
+
 class Nearest(keras.layers.Layer):
     """The number of the nearest of five centres, as the given type."""
 
@@ -90,6 +118,8 @@ def main(out: pathlib.Path) -> None:
         (out / name / "cases.json").write_text(
             json.dumps({"rows": ROWS, "features": plain(features), "sequences": plain(sequence), "want": plain(want)})
         )
+    for how in ("odd", "wrong", "slow", "shifted", "alike"):
+        spoilt(models["dense"], how).export(out / f"dense_{how}", format="tf_saved_model", verbose=False)
 
 
 if __name__ == "__main__":
