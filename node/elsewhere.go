@@ -18,6 +18,7 @@ import (
 	"footfall/actors"
 	"footfall/cluster"
 	"footfall/inference"
+	"footfall/inference/modelstore"
 	"footfall/inference/oip"
 	"footfall/messages/footfallv1"
 	"footfall/node/api"
@@ -32,20 +33,22 @@ type elsewhere struct {
 	remotes *oip.Remotes
 	// member is the connection to a member's address; nil on a node on its own.
 	member func(address string) (grpc.ClientConnInterface, error)
-	// contracts are those that models.url has, where it can be read here.
-	contracts *inference.Registry
+	// contracts are those that models.url has, nil where it can't be read here.
+	contracts func() *inference.Registry
 
 	mu sync.Mutex // guards what follows
 	// outside are the connections to servers that are no members, by address.
 	outside map[string]*grpc.ClientConn
 	// listed is what members have said of their models, by name.
 	listed map[string][]*footfallv1.Model
-	pool   *inference.Pool
+	// unknown, where it is set, is told of a version that a member serves and contracts have not.
+	unknown func(context.Context)
+	pool    *inference.Pool
 	// targets are those that take requests, until there is a pool too.
 	targets []inference.Target
 }
 
-func newElsewhere(cfg *config.Config, contracts *inference.Registry, m *inference.Metrics, logger *slog.Logger) (*elsewhere, error) {
+func newElsewhere(cfg *config.Config, contracts func() *inference.Registry, m *inference.Metrics, logger *slog.Logger) (*elsewhere, error) {
 	e := &elsewhere{contracts: contracts, outside: map[string]*grpc.ClientConn{}, listed: map[string][]*footfallv1.Model{}}
 	for _, address := range cfg.InferenceServers {
 		conn, err := dialOutside(address)
@@ -127,10 +130,11 @@ func (e *elsewhere) set(members []cluster.Member) {
 
 // names are the models that a server which is no member is asked for.
 func (e *elsewhere) names() (names []string) {
-	if e.contracts == nil {
+	r := e.contracts()
+	if r == nil {
 		return nil
 	}
-	for _, m := range e.contracts.Models() {
+	for _, m := range r.Models() {
 		if m.Err == nil {
 			names = append(names, m.Name)
 		}
@@ -151,6 +155,9 @@ func (e *elsewhere) ask(member string) func(context.Context, grpc.ClientConnInte
 			}
 			model := oip.Model{Name: m.GetName()}
 			for _, v := range m.GetVersions() {
+				if r := e.contracts(); e.unknown != nil && r != nil && (serves(v) || v.GetState() == "canary") && r.Contract(m.GetName(), v.GetVersion()) == nil {
+					e.unknown(ctx)
+				}
 				if v.GetState() == "canary" {
 					model.Canary, model.Share = v.GetVersion(), v.GetTraffic()
 				}
@@ -184,8 +191,11 @@ func (e *elsewhere) Close() error {
 // outsourced is the scoring of a node that runs no models: others do.
 type outsourced struct {
 	*elsewhere
-	pool *inference.Pool
-	ask  inference.Queries
+	pool  *inference.Pool
+	ask   inference.Queries
+	store *modelstore.Store
+	// lists has one look at what is new in the store at a time.
+	lists sync.Mutex
 }
 
 // openOutsourced returns nil where nobody could ever score for the node.
@@ -193,33 +203,47 @@ func openOutsourced(cfg *config.Config, logger *slog.Logger, reg prometheus.Regi
 	if cfg.Roles.Has(config.RoleInference) || !cfg.Clustered() && len(cfg.InferenceServers) == 0 {
 		return nil, nil
 	}
-	contracts, err := inference.OpenRegistry("file:"+cfg.ModelsDir, layout)
-	if err != nil {
+	o := &outsourced{}
+	location := cfg.ModelsURL
+	if location == "" {
+		location = "file:" + cfg.ModelsDir
+	}
+	if o.store, err = modelstore.Open(context.Background(), location, modelstore.Options{Layout: layout, Cache: cfg.ModelsCache}); err != nil {
+		return nil, err
+	}
+	if _, _, err := o.store.Refresh(context.Background()); err != nil {
 		logger.Info("models.url can't be read here: segments stay without a name, and servers that are no members are asked for nothing", "error", err)
-		contracts = nil
 	}
 	m, err := inference.NewMetrics(reg)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, o.store.Close())
 	}
-	o := &outsourced{}
 	o.pool, err = inference.StartPool(context.Background(), inference.PoolConfig{
 		NoDevices: true, Config: inference.Config{Metrics: m, Log: logger},
 	})
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, o.store.Close())
 	}
 	rows := 16 * max(cfg.InferenceRows, actors.DefaultScoreRows)
 	o.ask = inference.Queries{Offer: o.pool.Score, Limit: rows / 2, MaxRows: rows / 4}
-	if o.elsewhere, err = newElsewhere(cfg, contracts, m, logger); err != nil {
-		return nil, errors.Join(err, o.pool.Close())
+	if o.elsewhere, err = newElsewhere(cfg, o.store.Registry, m, logger); err != nil {
+		return nil, errors.Join(err, o.pool.Close(), o.store.Close())
+	}
+	o.unknown = func(ctx context.Context) {
+		o.lists.Lock()
+		defer o.lists.Unlock()
+		if _, _, err := o.store.Refresh(ctx); err != nil {
+			logger.Debug("models.url can't be read", "error", err)
+		}
 	}
 	o.feeds(o.pool)
 	return o, nil
 }
 
 // Close ends what is under way; no shard may offer rows any more.
-func (o *outsourced) Close() error { return errors.Join(o.elsewhere.Close(), o.pool.Close()) }
+func (o *outsourced) Close() error {
+	return errors.Join(o.elsewhere.Close(), o.pool.Close(), o.store.Close())
+}
 
 // Score implements actors.Scorer.
 func (o *outsourced) Score(r *actors.ScoreRequest) bool { return offer(o.pool, r) }
@@ -256,7 +280,7 @@ func (o *outsourced) List() []*footfallv1.Model {
 
 // Segment implements api.Models.
 func (o *outsourced) Segment(model, version string, value float32) string {
-	return segmentOf(o.contracts, model, version, value)
+	return segmentOf(o.store.Registry(), model, version, value)
 }
 
 // Devices implements api.Models.
@@ -275,12 +299,13 @@ func (q outsourcedQueries) Ready() bool {
 
 // Serving implements oip.Backend: those that serve elsewhere and whose contract is known here.
 func (q outsourcedQueries) Serving() (all []*inference.Contract) {
-	if q.contracts == nil {
+	r := q.store.Registry()
+	if r == nil {
 		return nil
 	}
 	for _, m := range q.List() {
 		for _, v := range m.GetVersions() {
-			if c := q.contracts.Contract(m.GetName(), v.GetVersion()); c != nil && serves(v) {
+			if c := r.Contract(m.GetName(), v.GetVersion()); c != nil && serves(v) {
 				all = append(all, c)
 			}
 		}

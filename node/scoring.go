@@ -85,7 +85,7 @@ func openScoring(cfg *config.Config, runner inference.Runner, decided rollout.St
 			Log:        logger,
 		},
 	}
-	if s.others, err = newElsewhere(cfg, registry, m, logger); err != nil {
+	if s.others, err = newElsewhere(cfg, s.versions.store.Registry, m, logger); err != nil {
 		return nil, err
 	}
 	// A directory that can't be written to costs the guard, not the models.

@@ -65,7 +65,7 @@ func (s spec) config() *config.Config {
 	c.CheckpointInterval = time.Second
 	c.DrainTimeout = 20 * time.Second
 	c.InferenceServers = s.Servers
-	c.ModelsDir = s.Models
+	c.ModelsDir = cmp.Or(s.Models, c.ModelsDir)
 	if s.Score != 0 {
 		c.Roles = config.Roles{config.RoleInference}
 	}
