@@ -31,17 +31,28 @@ type fault struct {
 // round is what goes wrong at one time.
 type round struct {
 	w *world
-	// free are nodes to which nothing has been done yet.
+	// free are nodes to which this fault has done nothing yet.
 	free []*member
 	// alone: nothing else is broken.
 	alone bool
 }
 
-// pick is a node that runs and that nothing has been done to.
+// pick is a node that runs and that the fault has not picked yet.
 func (r *round) pick() *member {
 	at := r.w.rng.IntN(len(r.free))
 	m := r.free[at]
 	r.free = slices.Delete(r.free, at, at+1)
+	return m
+}
+
+// drain has a node leave for good, asked by another, or by itself where the network may be cut.
+func (r *round) drain() *member {
+	m := r.pick()
+	by := m
+	if r.alone {
+		by = r.pick()
+	}
+	r.w.drain(m, by, r.alone)
 	return m
 }
 
@@ -112,8 +123,7 @@ var faults = []fault{
 		return m.name, func() { w.start(m) }
 	}},
 	{name: "drain for good, and back", kind: process, strike: func(w *world, r *round) (string, func()) {
-		m, by := r.pick(), r.pick()
-		w.drain(m, by, r.alone)
+		m := r.drain()
 		return m.name, func() { w.start(m) }
 	}},
 	{name: "one more node, or one fewer", kind: process, strike: func(w *world, r *round) (string, func()) {
@@ -123,9 +133,7 @@ var faults = []fault{
 				return m.name + " joins", func() {}
 			}
 		}
-		m, by := r.pick(), r.pick()
-		w.drain(m, by, r.alone)
-		return m.name + " leaves", func() {}
+		return r.drain().name + " leaves", func() {}
 	}},
 
 	cutting("a node cut off from the others", func(w *world, r *round) []direction {
@@ -221,11 +229,13 @@ func (w *world) strikes(rounds int) (plan [][]fault) {
 // answer for everybody again.
 func (w *world) strike(l *load, fs []fault) {
 	w.t.Helper()
-	r := &round{w: w, free: w.running(), alone: len(fs) == 1}
+	r := &round{w: w, alone: len(fs) == 1}
 	slices.SortStableFunc(fs, func(a, b fault) int { return int(a.kind - b.kind) })
 	last := 300*time.Millisecond + time.Duration(w.rng.Int64N(int64(4*time.Second)))
 	var heals []func()
 	for i, f := range fs {
+		// At least three, of which a fault takes two at most.
+		r.free = slices.DeleteFunc(w.running(), func(m *member) bool { return m == w.kept })
 		what, heal := f.strike(w, r)
 		w.t.Logf("  %s %s", f.name, what)
 		heals = append(heals, heal)

@@ -51,6 +51,7 @@ type world struct {
 	disk   *disk
 	db     string // its address, for the test itself
 	nodes  [most]*member
+	kept   *member // is not struck, nil where all may be
 }
 
 // member is a node that may run, and clients of it, past the network.
