@@ -141,6 +141,32 @@ func TestCanaryAndShadow(t *testing.T) {
 	}
 }
 
+// A request of which no customer is chosen is told so, also where others of its batch are.
+func TestACanaryOfNobody(t *testing.T) {
+	dir := versionsDir(t, 2)
+	synctest.Test(t, func(t *testing.T) {
+		plan, _ := trying("2", .5, false)
+		f := start(t, dir, &fakeRunner{run: byVersion}, func(c *Config) { c.Plan = plan })
+		var in, out []uint64
+		for _, c := range customers(20) {
+			if Chosen(c, ModelHash("dense"), .5) {
+				in = append(in, c)
+			} else {
+				out = append(out, c)
+			}
+		}
+		var a, b asked
+		none, some := request(a.reply, .5, .5), request(b.reply, .5, .5)
+		none.Customers, some.Customers = out[:2], []uint64{out[2], in[0]}
+		require.True(t, f.Score(none))
+		require.True(t, f.Score(some))
+		pass(2 * time.Millisecond)
+		require.Equal(t, Scores{Model: "dense", Version: "2", Values: []float32{}, Rows: []uint32{}}, a.take()[0].Models[1])
+		require.Equal(t, []uint32{1}, b.take()[0].Models[1].Rows)
+		require.NoError(t, f.Close())
+	})
+}
+
 // Whatever a canary does, every row has the champion's value, and the canary's errors are counted.
 func TestABrokenCanaryHarmsNobody(t *testing.T) {
 	dir := versionsDir(t, 2)

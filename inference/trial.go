@@ -97,7 +97,7 @@ func (b *batch) tried(models []Scores, champion *serving, i int) []Scores {
 		t := &b.trials[j]
 		s := Scores{Model: c.contract.Name, Version: c.version, Values: []float32{}, Rows: []uint32{}}
 		n := len(t.chosen[i])
-		if t.ok {
+		if t.ok && n > 0 { // else Rows stay empty, which is not nil
 			own := t.values[:n:n]
 			t.values = t.values[n:]
 			if bad := c.wrong(own); bad < 0 {
