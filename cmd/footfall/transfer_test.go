@@ -74,7 +74,7 @@ func TestBackupRestoreReshard(t *testing.T) {
 		r := footfall(t, viewLine("new", "7", "2017-01-10T10:00:00Z"), "publish", "-", "--node", addr)
 		require.Equal(t, exitOK, r.code, r.err)
 		require.Eventually(t, func() bool {
-			return !strings.Contains(footfall(t, "", "customer", "7", "--node", addr, "-o", "json").out, `"last_event_time":"2017-01-09`)
+			return strings.Contains(footfall(t, "", "customer", "7", "--node", addr, "-o", "json").out, `"last_event_time": "2017-01-10`)
 		}, time.Minute, 10*time.Millisecond)
 		require.Contains(t, footfall(t, "", "verify", "--node", addr).out, fmt.Sprintf("%d shards, 23 customers, ", shards))
 	}

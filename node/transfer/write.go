@@ -55,7 +55,8 @@ func (w *writer) whole(ctx context.Context, shard int) (bool, error) {
 
 // begin makes a shard one that cannot be served, unless it is whole.
 func (w *writer) begin(ctx context.Context, shard int) error {
-	if done, err := w.whole(ctx, shard); err != nil || done {
+	done, err := w.whole(ctx, shard)
+	if err != nil {
 		return err
 	}
 	_, epoch, err := w.to.Store.Owner(ctx, shard)
@@ -70,6 +71,9 @@ func (w *writer) begin(ctx context.Context, shard int) error {
 		if meta != nil && meta.GetNextOffset() > 1 && meta.GetNextOffset() != unfinished().GetNextOffset() {
 			return fmt.Errorf("there are data already, up to message %d: give an empty log and store", meta.GetNextOffset()-1)
 		}
+	}
+	if done {
+		return nil
 	}
 	if epoch, err = w.to.Store.Acquire(ctx, shard, owner); err != nil {
 		return err
