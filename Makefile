@@ -10,6 +10,7 @@
 #   ROUNDS=20 SEED=... how long make chaos goes on, and what it repeats
 #   ONLY=...           faults that make chaos has, by a part of their names
 #   LOGS=...           where make chaos keeps what its nodes said
+#   SOAK=30m           how long make soak goes on
 #   NODES=3            how many nodes make cluster starts
 #   SECURE=1           make cluster with TLS, tokens and gossip keys
 #   CLUSTER_DIR=...    where make cluster keeps its data from run to run (without it: nowhere)
@@ -130,6 +131,11 @@ test-go: setup rabbitmq-install postgres-install prometheus-install oip-client #
 chaos: setup rabbitmq-install postgres-install ## a cluster under load whose nodes, network and servers fail (ROUNDS=20, SEED=, ONLY=, LOGS=)
 	@$(WITH_ENV) FOOTFALL_HEAVY=1 FOOTFALL_CHAOS_ROUNDS=$(or $(ROUNDS),20) FOOTFALL_CHAOS_SEED=$(SEED) FOOTFALL_CHAOS_LOGS=$(abspath $(LOGS)) FOOTFALL_CHAOS_ONLY="$(ONLY)" \
 		go test -count 1 -timeout 24h -v -run 'TestChaos|TestPromises' ./node/chaos
+
+.PHONY: soak
+soak: setup rabbitmq-install postgres-install ## half an hour of a cluster whose nodes come and go under load: memory stays flat, nothing is lost (SOAK=30m)
+	@$(WITH_ENV) FOOTFALL_SOAK=$(or $(SOAK),30m) FOOTFALL_CHAOS_SEED=$(SEED) FOOTFALL_CHAOS_LOGS=$(if $(LOGS),$(abspath $(LOGS))) \
+		go test -count 1 -timeout 24h -v -run TestSoak ./node/chaos
 
 .PHONY: oip-client
 oip-client: setup ## an outside client of the Open Inference Protocol, for a test
