@@ -32,19 +32,25 @@ type hot struct {
 	counts   [hotCounters]uint64
 	who      [hotCounters]uint8
 	entries  [hotCounters]hotEntry
-	table    [hotTable]uint8 // entry + 1, 0 for none
+	// ids are apart, so that what every event looks at stays near the processor.
+	ids   [hotCounters]hotID
+	table [hotTable]uint8 // entry + 1, 0 for none
 	// below is what customers without a counter may weigh although one is free.
 	below uint64
 }
 
 // hotEntry is a customer that has a counter. err is how much of its count may be another's.
 type hotEntry struct {
-	hash   uint64
-	err    uint64
-	place  uint8
+	hash, err uint64
+	place     uint8
+}
+
+type hotID struct {
 	length uint8
 	id     [messages.MaxID]byte
 }
+
+func (i *hotID) String() string { return string(i.id[:i.length]) }
 
 const (
 	// hotCounters is how many customers of a shard are told apart.
@@ -83,14 +89,15 @@ func (h *hot) add(id string) {
 	h.floor--
 	e := h.who[h.floor]
 	h.unlink(h.entries[e].hash)
-	h.entries[e].take(hash, id, h.counts[h.floor])
+	h.take(e, hash, id, h.counts[h.floor])
 	h.link(hash, e)
 	h.counts[h.floor]++
 }
 
-func (e *hotEntry) take(hash uint64, id string, err uint64) {
-	e.hash, e.err = hash, err
-	e.length = uint8(copy(e.id[:], id))
+// take makes an entry a customer's.
+func (h *hot) take(e uint8, hash uint64, id string, err uint64) {
+	h.entries[e].hash, h.entries[e].err = hash, err
+	h.ids[e].length = uint8(copy(h.ids[e].id[:], id))
 }
 
 // rise adds an event to the count at a place, which may move behind others of its count.
@@ -129,7 +136,7 @@ func (h *hot) enter(hash uint64, id string) {
 	// The entry behind those in use is free: forget keeps it so.
 	e := uint8(h.n)
 	h.n++
-	h.entries[e].take(hash, id, h.below)
+	h.take(e, hash, id, h.below)
 	count := h.below + 1
 	for ; place > 0 && h.counts[place-1] > count; place-- {
 		h.counts[place], h.who[place] = h.counts[place-1], h.who[place-1]
@@ -164,11 +171,11 @@ func (h *hot) forget(id string) {
 		if last := uint8(h.n); e != last { // the last entry moves into the gap
 			moved := h.entries[last]
 			h.unlink(moved.hash)
-			h.entries[e] = moved
+			h.entries[e], h.ids[e] = moved, h.ids[last]
 			h.who[moved.place] = e
 			h.link(moved.hash, e)
 		}
-		h.entries[h.n] = hotEntry{}
+		h.entries[h.n], h.ids[h.n] = hotEntry{}, hotID{}
 		h.floor = 0
 		return
 	}
@@ -221,7 +228,7 @@ func (h *hot) top(limit int) []HotCustomer {
 	for place := h.n - 1; place >= 0 && len(out) < limit; place-- {
 		e := &h.entries[h.who[place]]
 		if h.counts[place] > e.err { // else it may be nobody's by now
-			out = append(out, HotCustomer{CustomerID: string(e.id[:e.length]), Events: h.counts[place], Error: e.err})
+			out = append(out, HotCustomer{CustomerID: h.ids[h.who[place]].String(), Events: h.counts[place], Error: e.err})
 		}
 	}
 	return out

@@ -43,7 +43,7 @@ func (x *exactHot) check(t require.TestingT, h *hot, forgot bool) {
 	for place := range h.n {
 		e := &h.entries[h.who[place]]
 		require.Equal(t, place, int(e.place))
-		id, count, fault := string(e.id[:e.length]), float64(h.counts[place]), float64(e.err)
+		id, count, fault := h.ids[h.who[place]].String(), float64(h.counts[place]), float64(e.err)
 		require.Equal(t, xxhash.Sum64String(id), e.hash)
 		require.GreaterOrEqual(t, count, x.weight[id], id)
 		require.LessOrEqual(t, count-fault, x.weight[id], id)

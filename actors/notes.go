@@ -8,7 +8,7 @@ import (
 // notes are what a shard keeps of the events that it folds, for metrics, and to know who comes
 // most often. Nothing of them is stored. They belong to the goroutine of its shard, which hands
 // them over to the metrics a few times a second; an event costs some additions, no allocation,
-// and one in four a step of the sketch.
+// and one in eight a step of the sketch.
 type notes struct {
 	// Since the last hand-over.
 	kinds [eventKinds]uint64
@@ -33,7 +33,7 @@ const dayMS = 24 * 3600 * 1000
 
 // hotSample is how many events stand for one in the sketch, a power of two. Which one is told by
 // the hash of its ID: that follows no order in which publishers send.
-const hotSample = 4
+const hotSample = 8
 
 // folded notes an event. lateMS is how long before the end of the last day that has ended it
 // happened; negative where it is of a day that has not.

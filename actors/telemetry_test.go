@@ -283,7 +283,7 @@ func TestHotCustomers(t *testing.T) {
 		hot, err := b.host.Hot(t.Context(), shard, 10)
 		require.NoError(t, err)
 		require.Equal(t, []string{"900"}, names(hot.Customers))
-		require.InDelta(t, 4000, hot.Customers[0].Events, 400) // one in four is counted
+		require.InDelta(t, 4000, hot.Customers[0].Events, 400) // one in eight is counted
 		require.InDelta(t, 10, hot.Window.Seconds(), 1)
 
 		// Half as much a minute later; of a customer that is erased nothing is told.
