@@ -77,6 +77,7 @@ func TestNewerNodes(t *testing.T) {
 		require.Equal(t, []string{
 			string(encode(unknownKind, field(901, "an event of a new kind")...)), "a record of a new type", "a content type that nobody knows",
 		}, letters, "dead letters, whole")
+		synctest.Wait()
 		require.EqualValues(t, 1, metric(t, reg, "footfall_newer_records_total"))
 
 		// A newer node had the shard for a while, and left more in its checkpoint.
@@ -109,6 +110,7 @@ func TestCountersNeverGoBack(t *testing.T) {
 		again := func() {
 			b.publish(purchase(id, "b-1", day1, "10.00"))
 			require.NoError(t, b.host.WaitShardIdle(t.Context(), shard, false))
+			synctest.Wait() // who waits is answered a moment before it is counted
 		}
 		again()
 		again()
