@@ -369,7 +369,7 @@ func readAll(r io.Reader) error {
 	}
 	defer a.Close()
 	for shard := range a.Identity().Shards {
-		err := a.Read(context.Background(), shard, Sink{ //nolint:usetesting // of fuzzing, too
+		err := a.Read(context.Background(), shard, Sink{
 			Meta:      func(*footfallv1.CheckpointMeta) error { return nil },
 			Customers: func([]messages.CustomerRecord) error { return nil },
 			Letters:   func([]messages.DeadLetter) error { return nil },
@@ -389,7 +389,7 @@ func content(r io.Reader) (all []string) {
 	}
 	defer a.Close()
 	for shard := range a.Identity().Shards {
-		_ = a.Read(context.Background(), shard, Sink{ //nolint:usetesting // of a property, which has no context
+		_ = a.Read(context.Background(), shard, Sink{
 			Meta: func(m *footfallv1.CheckpointMeta) error {
 				b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
 				all = append(all, string(b))
