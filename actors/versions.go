@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -57,9 +58,7 @@ func (s *shard) versionsServe(models []ModelScores) {
 	if c.versions == nil {
 		c.versions = make(versions, len(now))
 	}
-	for model, serve := range now {
-		c.versions[model] = serve
-	}
+	maps.Copy(c.versions, now)
 	if gone {
 		c.turned = s.cfg.Now().Add(turnEvery)
 		c.beginSweep()

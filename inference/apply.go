@@ -3,6 +3,7 @@ package inference
 import (
 	"context"
 	"errors"
+	"slices"
 )
 
 // goal is what should serve: a registry's versions, by a plan.
@@ -68,14 +69,7 @@ func (d *Device) discard(set *servingSet) error {
 	return errors.Join(errs...)
 }
 
-func (s *servingSet) has(v *serving) bool {
-	for _, other := range s.models {
-		if other == v {
-			return true
-		}
-	}
-	return false
-}
+func (s *servingSet) has(v *serving) bool { return slices.Contains(s.models, v) }
 
 // Failure is why a version can't be loaded, where every device in service that tried it failed.
 // It is a [*LoadError], or where the version can't be loaded anywhere its Version.Err.

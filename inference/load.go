@@ -155,10 +155,10 @@ func (s *servingSet) champion(model string) *serving {
 // candidates are the versions of a model that may serve, in the order in which they are tried.
 func candidates(m Model, p ModelPlan) []Version {
 	order := func(v Version) int {
-		switch {
-		case v.Name == p.Champion:
+		switch v.Name {
+		case p.Champion:
 			return 0
-		case v.Name == p.Previous:
+		case p.Previous:
 			return 1
 		}
 		return 2
@@ -174,8 +174,8 @@ func candidates(m Model, p ModelPlan) []Version {
 func (d *Device) try(ctx context.Context, model string, v Version) (*serving, error) {
 	err := v.Err
 	if err == nil {
-		if known, ok := d.failures.Load(v.Contract); ok && !passing(known.(error)) { //nolint:errcheck,forcetypeassert // nothing else is stored
-			return nil, known.(error) //nolint:errcheck,forcetypeassert // nothing else is stored
+		if known, ok := d.failures.Load(v.Contract); ok && !passing(known.(error)) {
+			return nil, known.(error)
 		}
 		var s *serving
 		if s, err = d.loadVersion(ctx, model, v); err == nil {
@@ -196,7 +196,7 @@ func (d *Device) try(ctx context.Context, model string, v Version) (*serving, er
 // failure is why a version can't be loaded here.
 func (d *Device) failure(c *Contract) error {
 	if err, ok := d.failures.Load(c); ok {
-		return err.(error) //nolint:errcheck,forcetypeassert // nothing else is stored
+		return err.(error)
 	}
 	return nil
 }
@@ -225,7 +225,7 @@ func (d *Device) loadVersion(ctx context.Context, model string, v Version) (_ *s
 	s := newServing(v.Contract, session, d)
 	if d.scored != nil {
 		rows, _ := d.scored.LoadOrStore(v.Contract, new(atomic.Uint64))
-		s.rows = rows.(*atomic.Uint64) //nolint:errcheck,forcetypeassert // nothing else is stored
+		s.rows = rows.(*atomic.Uint64)
 	}
 	for _, rows := range []int{1, d.MaxRows} {
 		if err := s.warm(rows); err != nil {

@@ -46,7 +46,7 @@ func (d *Device) version(v Version) *footfallv1.ModelVersion {
 		err = d.failure(c)
 		if d.scored != nil {
 			if rows, ok := d.scored.Load(c); ok {
-				view.Rows = rows.(*atomic.Uint64).Load() //nolint:errcheck,forcetypeassert // nothing else is stored
+				view.Rows = rows.(*atomic.Uint64).Load()
 			}
 		}
 	}

@@ -60,7 +60,7 @@ func rollOut(tb testing.TB, enter float64) *rolledOut {
 	}})
 	require.NoError(tb, err)
 	tb.Cleanup(func() {
-		require.NoError(tb, r.Pool.Close())
+		require.NoError(tb, r.Close())
 		system.Shutdown()
 	})
 	r.Serve(r.Pool)
@@ -226,7 +226,7 @@ func TestReloadsKeepNoMemory(t *testing.T) {
 	}
 	r := rollOut(t, 0)
 	addVersion(t, r.models, "2", "dense_alike")
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	defer cancel()
 	swap := func(n int) {
 		for i := range n {
