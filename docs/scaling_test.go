@@ -34,17 +34,17 @@ import (
 
 // TestScalingTables holds the tables of scaling.md to those that the room of the cluster computes.
 func TestScalingTables(t *testing.T) {
-	computed := read(t, filepath.Join(root, "cluster", "testdata", "table.txt"))
+	computed := read(t, filepath.Join(root, "cluster", "testdata", "table.txt")) + "\n" + read(t, filepath.Join(root, "cluster", "testdata", "autoscaling.txt"))
 	text := read(t, "scaling.md")
 	found := 0
-	for _, m := range regexp.MustCompile("(?s)<!-- table: (\\w+) -->\n```text\n(.*?)```").FindAllStringSubmatch(text, -1) {
+	for _, m := range regexp.MustCompile("(?s)<!-- table: ([^\\n]+) -->\n```text\n(.*?)```").FindAllStringSubmatch(text, -1) {
 		_, want, ok := strings.Cut(computed, "\n"+m[1]+"\n----\n")
 		require.True(t, ok, m[1])
 		want, _, _ = strings.Cut(want, "\n\n")
 		require.Equal(t, strings.TrimRight(want, "\n"), strings.TrimRight(m[2], "\n"), m[1])
 		found++
 	}
-	require.Equal(t, 2, found)
+	require.Equal(t, 3, found)
 }
 
 // serve is footfall-node without TensorFlow: what the walk starts.
