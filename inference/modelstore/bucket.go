@@ -194,9 +194,6 @@ func (b *bucket) version(ctx context.Context, before *inference.Registry, model 
 
 // fetch copies a version here, unless its copy is here.
 func (b *bucket) fetch(ctx context.Context, model string, v inference.Version) (string, error) {
-	if v.Contract == nil {
-		return "", v.Err
-	}
 	return b.cache.get(model, v.Name, v.Contract.Files, func(part string) (string, error) {
 		prefix := path.Join(model, v.Name) + "/"
 		var entries []entry

@@ -28,7 +28,7 @@ func (l *local) list(_ context.Context, before *inference.Registry, _ func(model
 
 // fetch holds the files against the digest, where the contract has one.
 func (l *local) fetch(_ context.Context, model string, v inference.Version) (string, error) {
-	if v.Contract == nil || v.Contract.Files == "" {
+	if v.Contract.Files == "" {
 		return v.Dir, nil
 	}
 	have, err := Digest(v.Dir)

@@ -127,9 +127,16 @@ func (s *Store) Registry() *inference.Registry {
 }
 
 // Fetch returns a folder of this machine that holds a version's files. They are held against the digest of the contract; a
-// version whose files are others is a [*DigestError]. Other errors may pass.
+// version whose files are others is a [*DigestError]. Other errors may pass: [*inference.FetchError].
 func (s *Store) Fetch(ctx context.Context, model string, v inference.Version) (dir string, err error) {
-	return s.source.fetch(ctx, model, v)
+	if v.Contract == nil {
+		return "", v.Err
+	}
+	dir, err = s.source.fetch(ctx, model, v)
+	if _, wrong := errors.AsType[*DigestError](err); err != nil && !wrong {
+		err = &inference.FetchError{Err: err}
+	}
+	return dir, err
 }
 
 // Publish adds a directory as the next version of a model and returns its number. The directory has what an exported model

@@ -239,6 +239,7 @@ func TestHalfThere(t *testing.T) {
 	_, err = s.Fetch(t.Context(), model, all[2])
 	var wrong *DigestError
 	require.ErrorAs(t, err, &wrong)
+	require.False(t, inference.Passing(err))
 	require.Equal(t, []string{model, "2"}, []string{wrong.Model, wrong.Version})
 	// What was changed after it was copied here is fetched again.
 	dir, err := s.Fetch(t.Context(), model, all[3])
@@ -299,6 +300,9 @@ func TestAway(t *testing.T) {
 	require.Same(t, before, after)
 	_, err = s.Publish(ctx, model, exported(t, "x"))
 	require.Error(t, err)
+	_, err = s.Fetch(ctx, model, before.Models()[0].Versions[0])
+	require.Error(t, err)
+	require.True(t, inference.Passing(err), "it is tried again")
 }
 
 // The digest is what the tools of a shell say.
