@@ -147,8 +147,13 @@ func (s *shard) beginScores(job *scoreJob) {
 		job.spans = append(job.spans, span)
 	}
 	if n := len(job.spans); n > 0 { // of several, the youngest goes on with the scorer
-		job.request.Context = trace.ContextWithSpan(context.Background(), job.spans[n-1])
+		job.request.Context = under(job.spans[n-1])
 	}
+}
+
+// under is a context whose work belongs to a span.
+func under(span trace.Span) context.Context {
+	return trace.ContextWithSpan(context.Background(), span)
 }
 
 // endScores ends them once the scores are with the customers.
