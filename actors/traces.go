@@ -147,7 +147,7 @@ func (s *shard) beginScores(job *scoreJob) {
 		job.spans = append(job.spans, span)
 	}
 	if n := len(job.spans); n > 0 { // of several, the youngest goes on with the scorer
-		job.request.Context = under(job.spans[n-1])
+		job.request.Context = under(job.spans[n-1]) //nolint:fatcontext // it is a new request's: nothing grows
 	}
 }
 
