@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/cockroachdb/datadriven"
 	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
 )
 
 // autoscaler is the rule by which Kubernetes' HorizontalPodAutoscaler chooses a number of
@@ -216,6 +219,29 @@ func (d *dayAtWork) run(seed uint64) {
 	}
 }
 
+// charted is the autoscaler of the chart, with enough nodes for the shards of the day.
+func charted(t *testing.T) *autoscaler {
+	text, err := os.ReadFile(filepath.Join("..", "deploy", "helm", "footfall", "values.yaml"))
+	require.NoError(t, err)
+	var values struct {
+		Autoscaling struct {
+			MinReplicas                   int `yaml:"minReplicas"`
+			CPU                           int `yaml:"cpu"`
+			LagPerShard                   int `yaml:"lagPerShard"`
+			ScaleUpPodsPerMinute          int `yaml:"scaleUpPodsPerMinute"`
+			ScaleDownStabilizationSeconds int `yaml:"scaleDownStabilizationSeconds"`
+		}
+	}
+	require.NoError(t, yaml.Unmarshal(text, &values))
+	a := values.Autoscaling
+	require.Positive(t, a.CPU)
+	require.Positive(t, a.LagPerShard)
+	return &autoscaler{
+		least: a.MinReplicas, most: 16, cpu: float64(a.CPU) / 100, lag: float64(a.LagPerShard), tolerance: .1,
+		upCount: a.ScaleUpPodsPerMinute, downAfter: time.Duration(a.ScaleDownStabilizationSeconds) * time.Second, downEvery: 5 * time.Minute,
+	}
+}
+
 // TestAutoscaling tries the chart's settings on a shop's day: the cluster follows it, does not
 // go up and down within half an hour, and is never far behind.
 func TestAutoscaling(t *testing.T) {
@@ -224,10 +250,7 @@ func TestAutoscaling(t *testing.T) {
 		cmd.ScanArgs(t, "seed", &seed)
 		d := &dayAtWork{
 			shards: 128, capacity: 16_000, peak: 100_000, start: 40 * time.Second, pause: .2,
-			h: &autoscaler{
-				least: 3, most: 16, cpu: .6, lag: 20_000, tolerance: .1,
-				upCount: 4, downAfter: 15 * time.Minute, downEvery: 5 * time.Minute,
-			},
+			h: charted(t),
 		}
 		d.run(seed)
 		require.Zero(t, d.reversals, "up and down within half an hour")
