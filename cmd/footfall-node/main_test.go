@@ -81,6 +81,7 @@ func process(t *testing.T, args ...string) (cmd *exec.Cmd, addr string, lines <-
 	cmd = exec.Command(os.Args[0], append([]string{ //nolint:noctx // the test ends it
 		"--http-listen=127.0.0.1:0", "--grpc-listen=127.0.0.1:0", "--shards=2", "--node-roles=shards", "--logging-format=json",
 		"--log-url=pebble:" + filepath.Join(dir, "log"), "--store-url=pebble:" + filepath.Join(dir, "store"),
+		"--models-cache=" + filepath.Join(dir, "models"),
 	}, args...)...)
 	cmd.Env = append(os.Environ(), asMain+"=1")
 	stderr, err := cmd.StderrPipe()
