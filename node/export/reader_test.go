@@ -28,9 +28,10 @@ func TestReader(t *testing.T) {
 		for i := range 1000 {
 			r := Row{CustomerID: "c", Day: int32(i), RecencyDays: float64(i), DiscountShare84: .5, Sequence: make([]float64, 50), Churn28d: &yes}
 			r.Sequence[7] = 3
-			if i%4 == 0 {
+			switch i % 4 {
+			case 0:
 				r.Churn28d = nil
-			} else if i%4 == 1 {
+			case 1:
 				r.Churn28d = &no
 			}
 			if err := out.Write([]Row{r}); err != nil {
