@@ -47,9 +47,8 @@ func TestChart(t *testing.T) {
 					break
 				} else if errors.As(err, new(*yaml.TypeError)) {
 					continue // of another kind, whose spec is another
-				} else {
-					require.NoError(t, err)
 				}
+				require.NoError(t, err)
 				if o.Kind == "ConfigMap" && o.Data["footfall.yaml"] != "" {
 					body = o.Data["footfall.yaml"]
 				}
