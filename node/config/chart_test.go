@@ -43,9 +43,11 @@ func TestChart(t *testing.T) {
 						}
 					}
 				}
-				if err := dec.Decode(&o); errors.Is(err, io.EOF) {
+				err := dec.Decode(&o)
+				if errors.Is(err, io.EOF) {
 					break
-				} else if errors.As(err, new(*yaml.TypeError)) {
+				}
+				if errors.As(err, new(*yaml.TypeError)) {
 					continue // of another kind, whose spec is another
 				}
 				require.NoError(t, err)
