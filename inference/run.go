@@ -369,36 +369,55 @@ func (s *serving) score(in Batch, values []float32) error {
 // eachPart calls f with the rows of those requests in order, at most MaxRows at a time: one
 // part, unless a single request has more.
 func (b *batch) eachPart(of func(*Request) bool, f func(in Batch, first int)) {
-	l, most := b.device.layout, b.device.MaxRows
-	features, sequence := l.width(Features), l.width(Sequence)
-	first := 0
-	part := func() {
-		f(b.input, first)
-		first += b.input.Rows
-		clear(b.input.Features)
-		clear(b.input.Sequences)
-		b.input = Batch{Features: b.input.Features[:0], Sequences: b.input.Sequences[:0]}
-	}
+	p := parts{b: b, f: f}
 	for _, r := range b.requests {
 		if !of(r) {
 			continue
 		}
 		for from := 0; from < r.Rows; {
-			to := min(r.Rows, from+most-b.input.Rows)
-			if len(r.Features) > 0 {
-				b.input.Features = append(b.input.Features, r.Features[from*features:to*features])
-			}
-			if len(r.Sequences) > 0 {
-				b.input.Sequences = append(b.input.Sequences, r.Sequences[from*sequence:to*sequence])
-			}
-			b.input.Rows += to - from
+			to := min(r.Rows, from+p.room())
+			p.add(r, from, to)
 			from = to
-			if b.input.Rows == most {
-				part()
-			}
 		}
 	}
-	if b.input.Rows > 0 {
-		part()
+	p.end()
+}
+
+// parts gathers rows of requests in the input of a batch, and calls f with it whenever there
+// are MaxRows, and in the end with what is left. first is how many rows f had before.
+type parts struct {
+	b     *batch
+	f     func(in Batch, first int)
+	first int
+}
+
+// room is how many rows there is room for, at least one.
+func (p *parts) room() int { return p.b.device.MaxRows - p.b.input.Rows }
+
+// add adds rows of a request for which there is room.
+func (p *parts) add(r *Request, from, to int) {
+	in, l := &p.b.input, p.b.device.layout
+	if len(r.Features) > 0 {
+		n := l.width(Features)
+		in.Features = append(in.Features, r.Features[from*n:to*n])
 	}
+	if len(r.Sequences) > 0 {
+		n := l.width(Sequence)
+		in.Sequences = append(in.Sequences, r.Sequences[from*n:to*n])
+	}
+	if in.Rows += to - from; p.room() == 0 {
+		p.end()
+	}
+}
+
+func (p *parts) end() {
+	in := &p.b.input
+	if in.Rows == 0 {
+		return
+	}
+	p.f(*in, p.first)
+	p.first += in.Rows
+	clear(in.Features)
+	clear(in.Sequences)
+	*in = Batch{Features: in.Features[:0], Sequences: in.Sequences[:0]}
 }

@@ -118,38 +118,17 @@ func (b *batch) tried(models []Scores, champion *serving, i int) []Scores {
 
 // eachChosen calls f with the chosen rows in order, at most MaxRows at a time.
 func (b *batch) eachChosen(t *trial, f func(in Batch, first int)) {
-	l, most := b.device.layout, b.device.MaxRows
-	features, sequence := l.width(Features), l.width(Sequence)
-	first := 0
-	part := func() {
-		f(b.input, first)
-		first += b.input.Rows
-		clear(b.input.Features)
-		clear(b.input.Sequences)
-		b.input = Batch{Features: b.input.Features[:0], Sequences: b.input.Sequences[:0]}
-	}
+	p := parts{b: b, f: f}
 	for i, rows := range t.chosen {
-		r := b.requests[i]
 		for len(rows) > 0 {
 			// Rows that follow each other are one piece.
 			n := 1
-			for n < len(rows) && n < most-b.input.Rows && rows[n] == rows[n-1]+1 {
+			for n < len(rows) && n < p.room() && rows[n] == rows[n-1]+1 {
 				n++
 			}
-			from, to := int(rows[0]), int(rows[0])+n
-			if len(r.Features) > 0 {
-				b.input.Features = append(b.input.Features, r.Features[from*features:to*features])
-			}
-			if len(r.Sequences) > 0 {
-				b.input.Sequences = append(b.input.Sequences, r.Sequences[from*sequence:to*sequence])
-			}
+			p.add(b.requests[i], int(rows[0]), int(rows[0])+n)
 			rows = rows[n:]
-			if b.input.Rows += n; b.input.Rows == most {
-				part()
-			}
 		}
 	}
-	if b.input.Rows > 0 {
-		part()
-	}
+	p.end()
 }

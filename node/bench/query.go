@@ -26,28 +26,11 @@ import (
 // query measures one query after the other over loopback while publishers send, at their own
 // pace, half of what the node takes in at most; empty calls are measured in between.
 func (s *Suite) query(ctx context.Context) (err error) {
-	dir, remove, err := s.dir("query")
+	n, end, err := s.serve(ctx, "query")
 	if err != nil {
 		return err
 	}
-	defer remove()
-	cfg := config.Default()
-	cfg.HTTPListen, cfg.GRPCListen = "127.0.0.1:0", "127.0.0.1:0"
-	cfg.LogDir, cfg.StoreDir = filepath.Join(dir, "log"), filepath.Join(dir, "store")
-	cfg.Roles = config.Roles{config.RoleShards}
-	cfg.Clock = footfallv1.ClockMode_CLOCK_MODE_DRIVEN
-	cfg.Shards = shards
-	n, err := node.New(node.Options{Config: cfg, Version: "bench", Logger: s.Logger, Registry: prometheus.NewRegistry()})
-	if err != nil {
-		return err
-	}
-	run, stop := context.WithCancel(ctx)
-	stopped := make(chan error, 1)
-	go func() { stopped <- n.Run(run) }()
-	defer func() {
-		stop()
-		err = errors.Join(err, <-stopped)
-	}()
+	defer func() { err = errors.Join(err, end()) }()
 	// Who asks and who publishes are different programs, with connections of their own.
 	var conns [2]*grpc.ClientConn
 	for i := range conns {
@@ -227,4 +210,31 @@ func (l *load) run(ctx context.Context, rate float64, limit time.Duration) (floa
 		return 0, *err
 	}
 	return float64(sent.Load()) / time.Since(began).Seconds(), nil
+}
+
+// serve runs a node without models on ports and folders of its own until end.
+func (s *Suite) serve(ctx context.Context, what string) (n *node.Node, end func() error, err error) {
+	dir, remove, err := s.dir(what)
+	if err != nil {
+		return nil, nil, err
+	}
+	cfg := config.Default()
+	cfg.HTTPListen, cfg.GRPCListen = "127.0.0.1:0", "127.0.0.1:0"
+	cfg.LogDir, cfg.StoreDir = filepath.Join(dir, "log"), filepath.Join(dir, "store")
+	cfg.Roles = config.Roles{config.RoleShards}
+	cfg.Clock = footfallv1.ClockMode_CLOCK_MODE_DRIVEN
+	cfg.Shards = shards
+	n, err = node.New(node.Options{Config: cfg, Version: "bench", Logger: s.Logger, Registry: prometheus.NewRegistry()})
+	if err != nil {
+		remove()
+		return nil, nil, err
+	}
+	run, stop := context.WithCancel(ctx)
+	stopped := make(chan error, 1)
+	go func() { stopped <- n.Run(run) }()
+	return n, func() error {
+		defer remove()
+		stop()
+		return <-stopped
+	}, nil
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"time"
@@ -18,8 +17,6 @@ import (
 
 	"footfall/actors"
 	"footfall/messages/footfallv1"
-	"footfall/node"
-	"footfall/node/config"
 )
 
 // telemetry measures ingest with metrics, heat, hot customers and a tracer, and without any of
@@ -87,28 +84,11 @@ func (s *Suite) observed(ctx context.Context, msgs []shardMessage, n int, with b
 
 // scrape measures what Prometheus costs a node.
 func (s *Suite) scrape(ctx context.Context) (err error) {
-	dir, remove, err := s.dir("scrape")
+	n, end, err := s.serve(ctx, "scrape")
 	if err != nil {
 		return err
 	}
-	defer remove()
-	cfg := config.Default()
-	cfg.HTTPListen, cfg.GRPCListen = "127.0.0.1:0", "127.0.0.1:0"
-	cfg.LogDir, cfg.StoreDir = filepath.Join(dir, "log"), filepath.Join(dir, "store")
-	cfg.Roles = config.Roles{config.RoleShards}
-	cfg.Clock = footfallv1.ClockMode_CLOCK_MODE_DRIVEN
-	cfg.Shards = shards
-	n, err := node.New(node.Options{Config: cfg, Version: "bench", Logger: s.Logger, Registry: prometheus.NewRegistry()})
-	if err != nil {
-		return err
-	}
-	run, stop := context.WithCancel(ctx)
-	stopped := make(chan error, 1)
-	go func() { stopped <- n.Run(run) }()
-	defer func() {
-		stop()
-		err = errors.Join(err, <-stopped)
-	}()
+	defer func() { err = errors.Join(err, end()) }()
 	conn, err := grpc.NewClient(n.GRPCAddr(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return err
