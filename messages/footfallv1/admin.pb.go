@@ -885,8 +885,11 @@ func (*ListModelsRequest) Descriptor() ([]byte, []int) {
 }
 
 type ListModelsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Models        []*Model               `protobuf:"bytes,1,rep,name=models,proto3" json:"models,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Those of all members that run models, in order of name.
+	Models []*Model `protobuf:"bytes,1,rep,name=models,proto3" json:"models,omitempty"`
+	// The members with the role inference that did not answer: what they would have said is missing.
+	Missing       []string `protobuf:"bytes,2,rep,name=missing,proto3" json:"missing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -924,6 +927,13 @@ func (*ListModelsResponse) Descriptor() ([]byte, []int) {
 func (x *ListModelsResponse) GetModels() []*Model {
 	if x != nil {
 		return x.Models
+	}
+	return nil
+}
+
+func (x *ListModelsResponse) GetMissing() []string {
+	if x != nil {
+		return x.Missing
 	}
 	return nil
 }
@@ -1086,7 +1096,8 @@ func (x *RolloutEvent) GetShare() float64 {
 	return 0
 }
 
-// ModelTrial is what was found of a version beside the champion, on the same rows, by the node that answers.
+// ModelTrial is what was found of a version beside the champion, on the same rows. Of several nodes rows and errors are added up,
+// means are those over all rows, and shift is the largest.
 type ModelTrial struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Since *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=since,proto3" json:"since,omitempty"`
@@ -1514,18 +1525,24 @@ func (x *RollbackModelRequest) GetReason() string {
 type ModelVersion struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Version string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
-	// serving, canary, shadow, loading, refused, failed, or idle.
+	// serving, canary, shadow, loading, refused, failed, or idle; of several nodes the first of these that any with the newest
+	// decision is in.
 	State string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
 	// Share of the customers that see its scores, 0 to 1.
 	Traffic float64 `protobuf:"fixed64,3,opt,name=traffic,proto3" json:"traffic,omitempty"`
 	// By measure, as trained: auc, log_loss, ece, ...
-	Evaluation  map[string]float64 `protobuf:"bytes,4,rep,name=evaluation,proto3" json:"evaluation,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
-	Device      string             `protobuf:"bytes,5,opt,name=device,proto3" json:"device,omitempty"`
-	Rows        uint64             `protobuf:"varint,6,opt,name=rows,proto3" json:"rows,omitempty"`
-	Error       string             `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`
-	Description string             `protobuf:"bytes,8,opt,name=description,proto3" json:"description,omitempty"`
+	Evaluation map[string]float64 `protobuf:"bytes,4,rep,name=evaluation,proto3" json:"evaluation,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
+	// Where it runs, with commas between: CPU:0; in a cluster each after its node: n1/CPU:0.
+	Device string `protobuf:"bytes,5,opt,name=device,proto3" json:"device,omitempty"`
+	// All that it gave values for, at all nodes together.
+	Rows uint64 `protobuf:"varint,6,opt,name=rows,proto3" json:"rows,omitempty"`
+	// Why it does not serve where it should; of several nodes that differ in it, each after its node.
+	Error       string `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`
+	Description string `protobuf:"bytes,8,opt,name=description,proto3" json:"description,omitempty"`
 	// While it is tried.
-	Trial         *ModelTrial `protobuf:"bytes,9,opt,name=trial,proto3" json:"trial,omitempty"`
+	Trial *ModelTrial `protobuf:"bytes,9,opt,name=trial,proto3" json:"trial,omitempty"`
+	// The nodes at which it is not idle, by name.
+	Places        []*ModelPlace `protobuf:"bytes,10,rep,name=places,proto3" json:"places,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1623,6 +1640,91 @@ func (x *ModelVersion) GetTrial() *ModelTrial {
 	return nil
 }
 
+func (x *ModelVersion) GetPlaces() []*ModelPlace {
+	if x != nil {
+		return x.Places
+	}
+	return nil
+}
+
+// ModelPlace is how a version stands at one node.
+type ModelPlace struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// As that of the version.
+	State         string   `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	Devices       []string `protobuf:"bytes,3,rep,name=devices,proto3" json:"devices,omitempty"`
+	Rows          uint64   `protobuf:"varint,4,opt,name=rows,proto3" json:"rows,omitempty"`
+	Error         string   `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ModelPlace) Reset() {
+	*x = ModelPlace{}
+	mi := &file_footfall_v1_admin_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ModelPlace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ModelPlace) ProtoMessage() {}
+
+func (x *ModelPlace) ProtoReflect() protoreflect.Message {
+	mi := &file_footfall_v1_admin_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ModelPlace.ProtoReflect.Descriptor instead.
+func (*ModelPlace) Descriptor() ([]byte, []int) {
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ModelPlace) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ModelPlace) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *ModelPlace) GetDevices() []string {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
+}
+
+func (x *ModelPlace) GetRows() uint64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *ModelPlace) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 type TickRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The day that ends, ISO 8601; not before the last one. Only under a driven clock.
@@ -1633,7 +1735,7 @@ type TickRequest struct {
 
 func (x *TickRequest) Reset() {
 	*x = TickRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[22]
+	mi := &file_footfall_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1645,7 +1747,7 @@ func (x *TickRequest) String() string {
 func (*TickRequest) ProtoMessage() {}
 
 func (x *TickRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[22]
+	mi := &file_footfall_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1658,7 +1760,7 @@ func (x *TickRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TickRequest.ProtoReflect.Descriptor instead.
 func (*TickRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *TickRequest) GetDate() string {
@@ -1678,7 +1780,7 @@ type TickResponse struct {
 
 func (x *TickResponse) Reset() {
 	*x = TickResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[23]
+	mi := &file_footfall_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1690,7 +1792,7 @@ func (x *TickResponse) String() string {
 func (*TickResponse) ProtoMessage() {}
 
 func (x *TickResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[23]
+	mi := &file_footfall_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1703,7 +1805,7 @@ func (x *TickResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TickResponse.ProtoReflect.Descriptor instead.
 func (*TickResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *TickResponse) GetAppended() bool {
@@ -1722,7 +1824,7 @@ type SetClockRequest struct {
 
 func (x *SetClockRequest) Reset() {
 	*x = SetClockRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[24]
+	mi := &file_footfall_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1734,7 +1836,7 @@ func (x *SetClockRequest) String() string {
 func (*SetClockRequest) ProtoMessage() {}
 
 func (x *SetClockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[24]
+	mi := &file_footfall_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1747,7 +1849,7 @@ func (x *SetClockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetClockRequest.ProtoReflect.Descriptor instead.
 func (*SetClockRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SetClockRequest) GetMode() ClockMode {
@@ -1765,7 +1867,7 @@ type SetClockResponse struct {
 
 func (x *SetClockResponse) Reset() {
 	*x = SetClockResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[25]
+	mi := &file_footfall_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1777,7 +1879,7 @@ func (x *SetClockResponse) String() string {
 func (*SetClockResponse) ProtoMessage() {}
 
 func (x *SetClockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[25]
+	mi := &file_footfall_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1790,7 +1892,7 @@ func (x *SetClockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetClockResponse.ProtoReflect.Descriptor instead.
 func (*SetClockResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 type WaitIdleRequest struct {
@@ -1805,7 +1907,7 @@ type WaitIdleRequest struct {
 
 func (x *WaitIdleRequest) Reset() {
 	*x = WaitIdleRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[26]
+	mi := &file_footfall_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1817,7 +1919,7 @@ func (x *WaitIdleRequest) String() string {
 func (*WaitIdleRequest) ProtoMessage() {}
 
 func (x *WaitIdleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[26]
+	mi := &file_footfall_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1830,7 +1932,7 @@ func (x *WaitIdleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitIdleRequest.ProtoReflect.Descriptor instead.
 func (*WaitIdleRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *WaitIdleRequest) GetScored() bool {
@@ -1855,7 +1957,7 @@ type WaitIdleResponse struct {
 
 func (x *WaitIdleResponse) Reset() {
 	*x = WaitIdleResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[27]
+	mi := &file_footfall_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1867,7 +1969,7 @@ func (x *WaitIdleResponse) String() string {
 func (*WaitIdleResponse) ProtoMessage() {}
 
 func (x *WaitIdleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[27]
+	mi := &file_footfall_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1880,7 +1982,7 @@ func (x *WaitIdleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitIdleResponse.ProtoReflect.Descriptor instead.
 func (*WaitIdleResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 type VerifyRequest struct {
@@ -1893,7 +1995,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[28]
+	mi := &file_footfall_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1905,7 +2007,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[28]
+	mi := &file_footfall_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1918,7 +2020,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *VerifyRequest) GetShards() []uint32 {
@@ -1946,7 +2048,7 @@ type VerifyProgress struct {
 
 func (x *VerifyProgress) Reset() {
 	*x = VerifyProgress{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[29]
+	mi := &file_footfall_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1958,7 +2060,7 @@ func (x *VerifyProgress) String() string {
 func (*VerifyProgress) ProtoMessage() {}
 
 func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[29]
+	mi := &file_footfall_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1971,7 +2073,7 @@ func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyProgress.ProtoReflect.Descriptor instead.
 func (*VerifyProgress) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *VerifyProgress) GetShard() uint32 {
@@ -2039,7 +2141,7 @@ type ListDeadLettersRequest struct {
 
 func (x *ListDeadLettersRequest) Reset() {
 	*x = ListDeadLettersRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[30]
+	mi := &file_footfall_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2051,7 +2153,7 @@ func (x *ListDeadLettersRequest) String() string {
 func (*ListDeadLettersRequest) ProtoMessage() {}
 
 func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[30]
+	mi := &file_footfall_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2064,7 +2166,7 @@ func (x *ListDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListDeadLettersRequest) GetLimit() uint32 {
@@ -2106,7 +2208,7 @@ type ListDeadLettersResponse struct {
 
 func (x *ListDeadLettersResponse) Reset() {
 	*x = ListDeadLettersResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[31]
+	mi := &file_footfall_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2118,7 +2220,7 @@ func (x *ListDeadLettersResponse) String() string {
 func (*ListDeadLettersResponse) ProtoMessage() {}
 
 func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[31]
+	mi := &file_footfall_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2131,7 +2233,7 @@ func (x *ListDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*ListDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListDeadLettersResponse) GetLetters() []*DeadLetter {
@@ -2177,7 +2279,7 @@ type DeadLetter struct {
 
 func (x *DeadLetter) Reset() {
 	*x = DeadLetter{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[32]
+	mi := &file_footfall_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2189,7 +2291,7 @@ func (x *DeadLetter) String() string {
 func (*DeadLetter) ProtoMessage() {}
 
 func (x *DeadLetter) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[32]
+	mi := &file_footfall_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2202,7 +2304,7 @@ func (x *DeadLetter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetter.ProtoReflect.Descriptor instead.
 func (*DeadLetter) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DeadLetter) GetId() string {
@@ -2298,7 +2400,7 @@ type GetDeadLetterRequest struct {
 
 func (x *GetDeadLetterRequest) Reset() {
 	*x = GetDeadLetterRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[33]
+	mi := &file_footfall_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2310,7 +2412,7 @@ func (x *GetDeadLetterRequest) String() string {
 func (*GetDeadLetterRequest) ProtoMessage() {}
 
 func (x *GetDeadLetterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[33]
+	mi := &file_footfall_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2323,7 +2425,7 @@ func (x *GetDeadLetterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDeadLetterRequest.ProtoReflect.Descriptor instead.
 func (*GetDeadLetterRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *GetDeadLetterRequest) GetId() string {
@@ -2346,7 +2448,7 @@ type GetDeadLetterResponse struct {
 
 func (x *GetDeadLetterResponse) Reset() {
 	*x = GetDeadLetterResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[34]
+	mi := &file_footfall_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2358,7 +2460,7 @@ func (x *GetDeadLetterResponse) String() string {
 func (*GetDeadLetterResponse) ProtoMessage() {}
 
 func (x *GetDeadLetterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[34]
+	mi := &file_footfall_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2371,7 +2473,7 @@ func (x *GetDeadLetterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDeadLetterResponse.ProtoReflect.Descriptor instead.
 func (*GetDeadLetterResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GetDeadLetterResponse) GetLetter() *DeadLetter {
@@ -2410,7 +2512,7 @@ type ReplayDeadLettersRequest struct {
 
 func (x *ReplayDeadLettersRequest) Reset() {
 	*x = ReplayDeadLettersRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[35]
+	mi := &file_footfall_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2422,7 +2524,7 @@ func (x *ReplayDeadLettersRequest) String() string {
 func (*ReplayDeadLettersRequest) ProtoMessage() {}
 
 func (x *ReplayDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[35]
+	mi := &file_footfall_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2435,7 +2537,7 @@ func (x *ReplayDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*ReplayDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ReplayDeadLettersRequest) GetIds() []string {
@@ -2487,7 +2589,7 @@ type ReplayDeadLettersResponse struct {
 
 func (x *ReplayDeadLettersResponse) Reset() {
 	*x = ReplayDeadLettersResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[36]
+	mi := &file_footfall_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2499,7 +2601,7 @@ func (x *ReplayDeadLettersResponse) String() string {
 func (*ReplayDeadLettersResponse) ProtoMessage() {}
 
 func (x *ReplayDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[36]
+	mi := &file_footfall_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2512,7 +2614,7 @@ func (x *ReplayDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*ReplayDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ReplayDeadLettersResponse) GetReplayed() uint32 {
@@ -2549,7 +2651,7 @@ type DeadLetterRefusal struct {
 
 func (x *DeadLetterRefusal) Reset() {
 	*x = DeadLetterRefusal{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[37]
+	mi := &file_footfall_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2561,7 +2663,7 @@ func (x *DeadLetterRefusal) String() string {
 func (*DeadLetterRefusal) ProtoMessage() {}
 
 func (x *DeadLetterRefusal) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[37]
+	mi := &file_footfall_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2574,7 +2676,7 @@ func (x *DeadLetterRefusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadLetterRefusal.ProtoReflect.Descriptor instead.
 func (*DeadLetterRefusal) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *DeadLetterRefusal) GetId() string {
@@ -2616,7 +2718,7 @@ type FixDeadLetterRequest struct {
 
 func (x *FixDeadLetterRequest) Reset() {
 	*x = FixDeadLetterRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[38]
+	mi := &file_footfall_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2628,7 +2730,7 @@ func (x *FixDeadLetterRequest) String() string {
 func (*FixDeadLetterRequest) ProtoMessage() {}
 
 func (x *FixDeadLetterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[38]
+	mi := &file_footfall_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2641,7 +2743,7 @@ func (x *FixDeadLetterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FixDeadLetterRequest.ProtoReflect.Descriptor instead.
 func (*FixDeadLetterRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *FixDeadLetterRequest) GetId() string {
@@ -2668,7 +2770,7 @@ type FixDeadLetterResponse struct {
 
 func (x *FixDeadLetterResponse) Reset() {
 	*x = FixDeadLetterResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[39]
+	mi := &file_footfall_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2680,7 +2782,7 @@ func (x *FixDeadLetterResponse) String() string {
 func (*FixDeadLetterResponse) ProtoMessage() {}
 
 func (x *FixDeadLetterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[39]
+	mi := &file_footfall_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2693,7 +2795,7 @@ func (x *FixDeadLetterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FixDeadLetterResponse.ProtoReflect.Descriptor instead.
 func (*FixDeadLetterResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *FixDeadLetterResponse) GetAccepted() uint32 {
@@ -2717,7 +2819,7 @@ type DropDeadLettersRequest struct {
 
 func (x *DropDeadLettersRequest) Reset() {
 	*x = DropDeadLettersRequest{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[40]
+	mi := &file_footfall_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2729,7 +2831,7 @@ func (x *DropDeadLettersRequest) String() string {
 func (*DropDeadLettersRequest) ProtoMessage() {}
 
 func (x *DropDeadLettersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[40]
+	mi := &file_footfall_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2742,7 +2844,7 @@ func (x *DropDeadLettersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropDeadLettersRequest.ProtoReflect.Descriptor instead.
 func (*DropDeadLettersRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *DropDeadLettersRequest) GetIds() []string {
@@ -2791,7 +2893,7 @@ type DropDeadLettersResponse struct {
 
 func (x *DropDeadLettersResponse) Reset() {
 	*x = DropDeadLettersResponse{}
-	mi := &file_footfall_v1_admin_proto_msgTypes[41]
+	mi := &file_footfall_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2803,7 +2905,7 @@ func (x *DropDeadLettersResponse) String() string {
 func (*DropDeadLettersResponse) ProtoMessage() {}
 
 func (x *DropDeadLettersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_admin_proto_msgTypes[41]
+	mi := &file_footfall_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2816,7 +2918,7 @@ func (x *DropDeadLettersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropDeadLettersResponse.ProtoReflect.Descriptor instead.
 func (*DropDeadLettersResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_footfall_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *DropDeadLettersResponse) GetDropped() uint32 {
@@ -2908,9 +3010,10 @@ const file_footfall_v1_admin_proto_rawDesc = "" +
 	"\x04rate\x18\x04 \x01(\x01R\x04rate\x12\x16\n" +
 	"\x06events\x18\x05 \x01(\x04R\x06events\x12\x14\n" +
 	"\x05error\x18\x06 \x01(\x04R\x05error\"\x13\n" +
-	"\x11ListModelsRequest\"@\n" +
+	"\x11ListModelsRequest\"Z\n" +
 	"\x12ListModelsResponse\x12*\n" +
-	"\x06models\x18\x01 \x03(\v2\x12.footfall.v1.ModelR\x06models\"\xa5\x01\n" +
+	"\x06models\x18\x01 \x03(\v2\x12.footfall.v1.ModelR\x06models\x12\x18\n" +
+	"\amissing\x18\x02 \x03(\tR\amissing\"\xa5\x01\n" +
 	"\x05Model\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
 	"\bversions\x18\x02 \x03(\v2\x19.footfall.v1.ModelVersionR\bversions\x121\n" +
@@ -2958,7 +3061,7 @@ const file_footfall_v1_admin_proto_rawDesc = "" +
 	"\aversion\x18\x02 \x01(\tR\aversion\"B\n" +
 	"\x14RollbackModelRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xf5\x02\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xa6\x03\n" +
 	"\fModelVersion\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x18\n" +
@@ -2970,10 +3073,19 @@ const file_footfall_v1_admin_proto_rawDesc = "" +
 	"\x04rows\x18\x06 \x01(\x04R\x04rows\x12\x14\n" +
 	"\x05error\x18\a \x01(\tR\x05error\x12 \n" +
 	"\vdescription\x18\b \x01(\tR\vdescription\x12-\n" +
-	"\x05trial\x18\t \x01(\v2\x17.footfall.v1.ModelTrialR\x05trial\x1a=\n" +
+	"\x05trial\x18\t \x01(\v2\x17.footfall.v1.ModelTrialR\x05trial\x12/\n" +
+	"\x06places\x18\n" +
+	" \x03(\v2\x17.footfall.v1.ModelPlaceR\x06places\x1a=\n" +
 	"\x0fEvaluationEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"!\n" +
+	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"z\n" +
+	"\n" +
+	"ModelPlace\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x12\x18\n" +
+	"\adevices\x18\x03 \x03(\tR\adevices\x12\x12\n" +
+	"\x04rows\x18\x04 \x01(\x04R\x04rows\x12\x14\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\"!\n" +
 	"\vTickRequest\x12\x12\n" +
 	"\x04date\x18\x01 \x01(\tR\x04date\"*\n" +
 	"\fTickResponse\x12\x1a\n" +
@@ -3095,7 +3207,7 @@ func file_footfall_v1_admin_proto_rawDescGZIP() []byte {
 	return file_footfall_v1_admin_proto_rawDescData
 }
 
-var file_footfall_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_footfall_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_footfall_v1_admin_proto_goTypes = []any{
 	(*GetClusterRequest)(nil),         // 0: footfall.v1.GetClusterRequest
 	(*Cluster)(nil),                   // 1: footfall.v1.Cluster
@@ -3119,93 +3231,95 @@ var file_footfall_v1_admin_proto_goTypes = []any{
 	(*PromoteModelRequest)(nil),       // 19: footfall.v1.PromoteModelRequest
 	(*RollbackModelRequest)(nil),      // 20: footfall.v1.RollbackModelRequest
 	(*ModelVersion)(nil),              // 21: footfall.v1.ModelVersion
-	(*TickRequest)(nil),               // 22: footfall.v1.TickRequest
-	(*TickResponse)(nil),              // 23: footfall.v1.TickResponse
-	(*SetClockRequest)(nil),           // 24: footfall.v1.SetClockRequest
-	(*SetClockResponse)(nil),          // 25: footfall.v1.SetClockResponse
-	(*WaitIdleRequest)(nil),           // 26: footfall.v1.WaitIdleRequest
-	(*WaitIdleResponse)(nil),          // 27: footfall.v1.WaitIdleResponse
-	(*VerifyRequest)(nil),             // 28: footfall.v1.VerifyRequest
-	(*VerifyProgress)(nil),            // 29: footfall.v1.VerifyProgress
-	(*ListDeadLettersRequest)(nil),    // 30: footfall.v1.ListDeadLettersRequest
-	(*ListDeadLettersResponse)(nil),   // 31: footfall.v1.ListDeadLettersResponse
-	(*DeadLetter)(nil),                // 32: footfall.v1.DeadLetter
-	(*GetDeadLetterRequest)(nil),      // 33: footfall.v1.GetDeadLetterRequest
-	(*GetDeadLetterResponse)(nil),     // 34: footfall.v1.GetDeadLetterResponse
-	(*ReplayDeadLettersRequest)(nil),  // 35: footfall.v1.ReplayDeadLettersRequest
-	(*ReplayDeadLettersResponse)(nil), // 36: footfall.v1.ReplayDeadLettersResponse
-	(*DeadLetterRefusal)(nil),         // 37: footfall.v1.DeadLetterRefusal
-	(*FixDeadLetterRequest)(nil),      // 38: footfall.v1.FixDeadLetterRequest
-	(*FixDeadLetterResponse)(nil),     // 39: footfall.v1.FixDeadLetterResponse
-	(*DropDeadLettersRequest)(nil),    // 40: footfall.v1.DropDeadLettersRequest
-	(*DropDeadLettersResponse)(nil),   // 41: footfall.v1.DropDeadLettersResponse
-	nil,                               // 42: footfall.v1.ModelVersion.EvaluationEntry
-	(ClockMode)(0),                    // 43: footfall.v1.ClockMode
-	(*timestamppb.Timestamp)(nil),     // 44: google.protobuf.Timestamp
-	(*Event)(nil),                     // 45: footfall.v1.Event
+	(*ModelPlace)(nil),                // 22: footfall.v1.ModelPlace
+	(*TickRequest)(nil),               // 23: footfall.v1.TickRequest
+	(*TickResponse)(nil),              // 24: footfall.v1.TickResponse
+	(*SetClockRequest)(nil),           // 25: footfall.v1.SetClockRequest
+	(*SetClockResponse)(nil),          // 26: footfall.v1.SetClockResponse
+	(*WaitIdleRequest)(nil),           // 27: footfall.v1.WaitIdleRequest
+	(*WaitIdleResponse)(nil),          // 28: footfall.v1.WaitIdleResponse
+	(*VerifyRequest)(nil),             // 29: footfall.v1.VerifyRequest
+	(*VerifyProgress)(nil),            // 30: footfall.v1.VerifyProgress
+	(*ListDeadLettersRequest)(nil),    // 31: footfall.v1.ListDeadLettersRequest
+	(*ListDeadLettersResponse)(nil),   // 32: footfall.v1.ListDeadLettersResponse
+	(*DeadLetter)(nil),                // 33: footfall.v1.DeadLetter
+	(*GetDeadLetterRequest)(nil),      // 34: footfall.v1.GetDeadLetterRequest
+	(*GetDeadLetterResponse)(nil),     // 35: footfall.v1.GetDeadLetterResponse
+	(*ReplayDeadLettersRequest)(nil),  // 36: footfall.v1.ReplayDeadLettersRequest
+	(*ReplayDeadLettersResponse)(nil), // 37: footfall.v1.ReplayDeadLettersResponse
+	(*DeadLetterRefusal)(nil),         // 38: footfall.v1.DeadLetterRefusal
+	(*FixDeadLetterRequest)(nil),      // 39: footfall.v1.FixDeadLetterRequest
+	(*FixDeadLetterResponse)(nil),     // 40: footfall.v1.FixDeadLetterResponse
+	(*DropDeadLettersRequest)(nil),    // 41: footfall.v1.DropDeadLettersRequest
+	(*DropDeadLettersResponse)(nil),   // 42: footfall.v1.DropDeadLettersResponse
+	nil,                               // 43: footfall.v1.ModelVersion.EvaluationEntry
+	(ClockMode)(0),                    // 44: footfall.v1.ClockMode
+	(*timestamppb.Timestamp)(nil),     // 45: google.protobuf.Timestamp
+	(*Event)(nil),                     // 46: footfall.v1.Event
 }
 var file_footfall_v1_admin_proto_depIdxs = []int32{
 	2,  // 0: footfall.v1.Cluster.members:type_name -> footfall.v1.Member
-	43, // 1: footfall.v1.Cluster.clock:type_name -> footfall.v1.ClockMode
-	44, // 2: footfall.v1.Member.started:type_name -> google.protobuf.Timestamp
+	44, // 1: footfall.v1.Cluster.clock:type_name -> footfall.v1.ClockMode
+	45, // 2: footfall.v1.Member.started:type_name -> google.protobuf.Timestamp
 	7,  // 3: footfall.v1.ListShardsResponse.shards:type_name -> footfall.v1.Shard
-	44, // 4: footfall.v1.Shard.last_checkpoint:type_name -> google.protobuf.Timestamp
+	45, // 4: footfall.v1.Shard.last_checkpoint:type_name -> google.protobuf.Timestamp
 	10, // 5: footfall.v1.ListHotCustomersResponse.customers:type_name -> footfall.v1.HotCustomer
 	13, // 6: footfall.v1.ListModelsResponse.models:type_name -> footfall.v1.Model
 	21, // 7: footfall.v1.Model.versions:type_name -> footfall.v1.ModelVersion
 	14, // 8: footfall.v1.Model.events:type_name -> footfall.v1.RolloutEvent
-	44, // 9: footfall.v1.RolloutEvent.time:type_name -> google.protobuf.Timestamp
-	44, // 10: footfall.v1.ModelTrial.since:type_name -> google.protobuf.Timestamp
+	45, // 9: footfall.v1.RolloutEvent.time:type_name -> google.protobuf.Timestamp
+	45, // 10: footfall.v1.ModelTrial.since:type_name -> google.protobuf.Timestamp
 	16, // 11: footfall.v1.CanaryModelRequest.limits:type_name -> footfall.v1.RolloutLimits
 	16, // 12: footfall.v1.ShadowModelRequest.limits:type_name -> footfall.v1.RolloutLimits
-	42, // 13: footfall.v1.ModelVersion.evaluation:type_name -> footfall.v1.ModelVersion.EvaluationEntry
+	43, // 13: footfall.v1.ModelVersion.evaluation:type_name -> footfall.v1.ModelVersion.EvaluationEntry
 	15, // 14: footfall.v1.ModelVersion.trial:type_name -> footfall.v1.ModelTrial
-	43, // 15: footfall.v1.SetClockRequest.mode:type_name -> footfall.v1.ClockMode
-	32, // 16: footfall.v1.ListDeadLettersResponse.letters:type_name -> footfall.v1.DeadLetter
-	32, // 17: footfall.v1.GetDeadLetterResponse.letter:type_name -> footfall.v1.DeadLetter
-	37, // 18: footfall.v1.ReplayDeadLettersResponse.refusals:type_name -> footfall.v1.DeadLetterRefusal
-	45, // 19: footfall.v1.FixDeadLetterRequest.events:type_name -> footfall.v1.Event
-	0,  // 20: footfall.v1.AdminService.GetCluster:input_type -> footfall.v1.GetClusterRequest
-	5,  // 21: footfall.v1.AdminService.ListShards:input_type -> footfall.v1.ListShardsRequest
-	8,  // 22: footfall.v1.AdminService.ListHotCustomers:input_type -> footfall.v1.ListHotCustomersRequest
-	3,  // 23: footfall.v1.AdminService.DrainMember:input_type -> footfall.v1.DrainMemberRequest
-	11, // 24: footfall.v1.AdminService.ListModels:input_type -> footfall.v1.ListModelsRequest
-	17, // 25: footfall.v1.AdminService.CanaryModel:input_type -> footfall.v1.CanaryModelRequest
-	18, // 26: footfall.v1.AdminService.ShadowModel:input_type -> footfall.v1.ShadowModelRequest
-	19, // 27: footfall.v1.AdminService.PromoteModel:input_type -> footfall.v1.PromoteModelRequest
-	20, // 28: footfall.v1.AdminService.RollbackModel:input_type -> footfall.v1.RollbackModelRequest
-	22, // 29: footfall.v1.AdminService.Tick:input_type -> footfall.v1.TickRequest
-	24, // 30: footfall.v1.AdminService.SetClock:input_type -> footfall.v1.SetClockRequest
-	26, // 31: footfall.v1.AdminService.WaitIdle:input_type -> footfall.v1.WaitIdleRequest
-	28, // 32: footfall.v1.AdminService.Verify:input_type -> footfall.v1.VerifyRequest
-	30, // 33: footfall.v1.AdminService.ListDeadLetters:input_type -> footfall.v1.ListDeadLettersRequest
-	33, // 34: footfall.v1.AdminService.GetDeadLetter:input_type -> footfall.v1.GetDeadLetterRequest
-	35, // 35: footfall.v1.AdminService.ReplayDeadLetters:input_type -> footfall.v1.ReplayDeadLettersRequest
-	38, // 36: footfall.v1.AdminService.FixDeadLetter:input_type -> footfall.v1.FixDeadLetterRequest
-	40, // 37: footfall.v1.AdminService.DropDeadLetters:input_type -> footfall.v1.DropDeadLettersRequest
-	1,  // 38: footfall.v1.AdminService.GetCluster:output_type -> footfall.v1.Cluster
-	6,  // 39: footfall.v1.AdminService.ListShards:output_type -> footfall.v1.ListShardsResponse
-	9,  // 40: footfall.v1.AdminService.ListHotCustomers:output_type -> footfall.v1.ListHotCustomersResponse
-	4,  // 41: footfall.v1.AdminService.DrainMember:output_type -> footfall.v1.DrainMemberResponse
-	12, // 42: footfall.v1.AdminService.ListModels:output_type -> footfall.v1.ListModelsResponse
-	13, // 43: footfall.v1.AdminService.CanaryModel:output_type -> footfall.v1.Model
-	13, // 44: footfall.v1.AdminService.ShadowModel:output_type -> footfall.v1.Model
-	13, // 45: footfall.v1.AdminService.PromoteModel:output_type -> footfall.v1.Model
-	13, // 46: footfall.v1.AdminService.RollbackModel:output_type -> footfall.v1.Model
-	23, // 47: footfall.v1.AdminService.Tick:output_type -> footfall.v1.TickResponse
-	25, // 48: footfall.v1.AdminService.SetClock:output_type -> footfall.v1.SetClockResponse
-	27, // 49: footfall.v1.AdminService.WaitIdle:output_type -> footfall.v1.WaitIdleResponse
-	29, // 50: footfall.v1.AdminService.Verify:output_type -> footfall.v1.VerifyProgress
-	31, // 51: footfall.v1.AdminService.ListDeadLetters:output_type -> footfall.v1.ListDeadLettersResponse
-	34, // 52: footfall.v1.AdminService.GetDeadLetter:output_type -> footfall.v1.GetDeadLetterResponse
-	36, // 53: footfall.v1.AdminService.ReplayDeadLetters:output_type -> footfall.v1.ReplayDeadLettersResponse
-	39, // 54: footfall.v1.AdminService.FixDeadLetter:output_type -> footfall.v1.FixDeadLetterResponse
-	41, // 55: footfall.v1.AdminService.DropDeadLetters:output_type -> footfall.v1.DropDeadLettersResponse
-	38, // [38:56] is the sub-list for method output_type
-	20, // [20:38] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	22, // 15: footfall.v1.ModelVersion.places:type_name -> footfall.v1.ModelPlace
+	44, // 16: footfall.v1.SetClockRequest.mode:type_name -> footfall.v1.ClockMode
+	33, // 17: footfall.v1.ListDeadLettersResponse.letters:type_name -> footfall.v1.DeadLetter
+	33, // 18: footfall.v1.GetDeadLetterResponse.letter:type_name -> footfall.v1.DeadLetter
+	38, // 19: footfall.v1.ReplayDeadLettersResponse.refusals:type_name -> footfall.v1.DeadLetterRefusal
+	46, // 20: footfall.v1.FixDeadLetterRequest.events:type_name -> footfall.v1.Event
+	0,  // 21: footfall.v1.AdminService.GetCluster:input_type -> footfall.v1.GetClusterRequest
+	5,  // 22: footfall.v1.AdminService.ListShards:input_type -> footfall.v1.ListShardsRequest
+	8,  // 23: footfall.v1.AdminService.ListHotCustomers:input_type -> footfall.v1.ListHotCustomersRequest
+	3,  // 24: footfall.v1.AdminService.DrainMember:input_type -> footfall.v1.DrainMemberRequest
+	11, // 25: footfall.v1.AdminService.ListModels:input_type -> footfall.v1.ListModelsRequest
+	17, // 26: footfall.v1.AdminService.CanaryModel:input_type -> footfall.v1.CanaryModelRequest
+	18, // 27: footfall.v1.AdminService.ShadowModel:input_type -> footfall.v1.ShadowModelRequest
+	19, // 28: footfall.v1.AdminService.PromoteModel:input_type -> footfall.v1.PromoteModelRequest
+	20, // 29: footfall.v1.AdminService.RollbackModel:input_type -> footfall.v1.RollbackModelRequest
+	23, // 30: footfall.v1.AdminService.Tick:input_type -> footfall.v1.TickRequest
+	25, // 31: footfall.v1.AdminService.SetClock:input_type -> footfall.v1.SetClockRequest
+	27, // 32: footfall.v1.AdminService.WaitIdle:input_type -> footfall.v1.WaitIdleRequest
+	29, // 33: footfall.v1.AdminService.Verify:input_type -> footfall.v1.VerifyRequest
+	31, // 34: footfall.v1.AdminService.ListDeadLetters:input_type -> footfall.v1.ListDeadLettersRequest
+	34, // 35: footfall.v1.AdminService.GetDeadLetter:input_type -> footfall.v1.GetDeadLetterRequest
+	36, // 36: footfall.v1.AdminService.ReplayDeadLetters:input_type -> footfall.v1.ReplayDeadLettersRequest
+	39, // 37: footfall.v1.AdminService.FixDeadLetter:input_type -> footfall.v1.FixDeadLetterRequest
+	41, // 38: footfall.v1.AdminService.DropDeadLetters:input_type -> footfall.v1.DropDeadLettersRequest
+	1,  // 39: footfall.v1.AdminService.GetCluster:output_type -> footfall.v1.Cluster
+	6,  // 40: footfall.v1.AdminService.ListShards:output_type -> footfall.v1.ListShardsResponse
+	9,  // 41: footfall.v1.AdminService.ListHotCustomers:output_type -> footfall.v1.ListHotCustomersResponse
+	4,  // 42: footfall.v1.AdminService.DrainMember:output_type -> footfall.v1.DrainMemberResponse
+	12, // 43: footfall.v1.AdminService.ListModels:output_type -> footfall.v1.ListModelsResponse
+	13, // 44: footfall.v1.AdminService.CanaryModel:output_type -> footfall.v1.Model
+	13, // 45: footfall.v1.AdminService.ShadowModel:output_type -> footfall.v1.Model
+	13, // 46: footfall.v1.AdminService.PromoteModel:output_type -> footfall.v1.Model
+	13, // 47: footfall.v1.AdminService.RollbackModel:output_type -> footfall.v1.Model
+	24, // 48: footfall.v1.AdminService.Tick:output_type -> footfall.v1.TickResponse
+	26, // 49: footfall.v1.AdminService.SetClock:output_type -> footfall.v1.SetClockResponse
+	28, // 50: footfall.v1.AdminService.WaitIdle:output_type -> footfall.v1.WaitIdleResponse
+	30, // 51: footfall.v1.AdminService.Verify:output_type -> footfall.v1.VerifyProgress
+	32, // 52: footfall.v1.AdminService.ListDeadLetters:output_type -> footfall.v1.ListDeadLettersResponse
+	35, // 53: footfall.v1.AdminService.GetDeadLetter:output_type -> footfall.v1.GetDeadLetterResponse
+	37, // 54: footfall.v1.AdminService.ReplayDeadLetters:output_type -> footfall.v1.ReplayDeadLettersResponse
+	40, // 55: footfall.v1.AdminService.FixDeadLetter:output_type -> footfall.v1.FixDeadLetterResponse
+	42, // 56: footfall.v1.AdminService.DropDeadLetters:output_type -> footfall.v1.DropDeadLettersResponse
+	39, // [39:57] is the sub-list for method output_type
+	21, // [21:39] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_footfall_v1_admin_proto_init() }
@@ -3221,7 +3335,7 @@ func file_footfall_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_footfall_v1_admin_proto_rawDesc), len(file_footfall_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   43,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
