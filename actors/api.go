@@ -126,6 +126,8 @@ type Status struct {
 	Queries uint64
 
 	census *count
+	// did is what this process has done, whatever the shard's own sums are.
+	did tally
 
 	// The day is written as LastTick only for those who ask.
 	lastTick int32

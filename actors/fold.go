@@ -248,6 +248,11 @@ func (f *fold) tickTime() (ms int64, ok bool) {
 	return f.cal.LastMilli(f.lastTick), true
 }
 
+// tally is what the fold has counted so far.
+func (f *fold) tally() tally {
+	return tally{events: f.events, duplicates: f.duplicates, rejected: f.rejected, tooLate: f.tooLate, newer: f.newer}
+}
+
 // meta adds to m what the fold keeps.
 func (f *fold) meta(m *footfallv1.CheckpointMeta) {
 	m.NextOffset, m.Sum = f.next, f.sum

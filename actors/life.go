@@ -117,7 +117,7 @@ func (s *shard) opened(m *opened) {
 	s.token = m.token
 	s.tickAppended.Store(0) // a tick that failed to be appended is due again
 	s.fold = newFold(s.id, s.cfg, s.cal)
-	s.reported, s.unknown = reported{}, nil
+	s.reported, s.unknown = tally{}, nil
 	s.fold.poison = s.poison
 	s.beginNotes()
 	s.residents = newResidents()
@@ -152,7 +152,7 @@ func (s *shard) restore(m *footfallv1.CheckpointMeta) error {
 	if err := s.fold.restore(m); err != nil {
 		return err
 	}
-	s.reported.duplicates = s.fold.duplicates
+	s.reported = s.fold.tally()
 	s.unknown = slices.Clone(m.ProtoReflect().GetUnknown())
 	s.checkpoint.savedNext = m.GetNextOffset()
 	s.models.refs = m.GetModels()

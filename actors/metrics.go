@@ -21,7 +21,7 @@ type Metrics struct {
 
 var (
 	shardLabel    = []string{"shard"}
-	eventsDesc    = prometheus.NewDesc("footfall_shard_events_total", "Events that were applied to customers.", shardLabel, nil)
+	eventsDesc    = prometheus.NewDesc("footfall_shard_events_total", "Events that this process has applied to customers; what is folded again after a crash counts again.", shardLabel, nil)
 	lagDesc       = prometheus.NewDesc("footfall_shard_lag_messages", "Messages of the log that are not folded yet.", shardLabel, nil)
 	customersDesc = prometheus.NewDesc("footfall_shard_customers", "Customers by state: resident in memory, or passivated.", []string{"shard", "state"}, nil)
 	bytesDesc     = prometheus.NewDesc("footfall_shard_resident_bytes", "Memory of the resident customers.", shardLabel, nil)
@@ -29,11 +29,11 @@ var (
 	epochDesc     = prometheus.NewDesc("footfall_shard_epoch", "The epoch under which the shard was acquired.", shardLabel, nil)
 	savedDesc     = prometheus.NewDesc("footfall_shard_last_checkpoint_timestamp_seconds", "When the last checkpoint was written.", shardLabel, nil)
 	unscoredDesc  = prometheus.NewDesc("footfall_shard_unscored_customers", "Customers whose newest state waits to be scored.", shardLabel, nil)
-	deadDesc      = prometheus.NewDesc("footfall_shard_dead_letters_total", "Events of the log that could not be folded.", shardLabel, nil)
+	deadDesc      = prometheus.NewDesc("footfall_shard_dead_letters_total", "Events of the log that this process could not fold.", shardLabel, nil)
 	busyDesc      = prometheus.NewDesc("footfall_shard_apply_seconds_total", "Time that the shard has folded.", shardLabel, nil)
 	foldedDesc    = prometheus.NewDesc("footfall_shard_bytes_total", "Bytes of the messages that were folded.", shardLabel, nil)
 	queriesDesc   = prometheus.NewDesc("footfall_shard_queries_total", "Queries that the shard has answered.", shardLabel, nil)
-	lateDesc      = prometheus.NewDesc("footfall_shard_too_late_events_total", "Purchases that came too late for their day.", shardLabel, nil)
+	lateDesc      = prometheus.NewDesc("footfall_shard_too_late_events_total", "Purchases that this process found too late for their day.", shardLabel, nil)
 )
 
 // NewMetrics registers the series. They show nothing until a host is made with them.
@@ -93,9 +93,9 @@ func (m *Metrics) Collect(out chan<- prometheus.Metric) {
 		if st.State == Active {
 			owned = 1
 		}
-		counter(eventsDesc, st.Events)
-		counter(deadDesc, st.Rejected)
-		counter(lateDesc, st.TooLate)
+		counter(eventsDesc, st.did.events)
+		counter(deadDesc, st.did.rejected)
+		counter(lateDesc, st.did.tooLate)
 		counter(foldedDesc, st.Bytes)
 		counter(queriesDesc, st.Queries)
 		out <- prometheus.MustNewConstMetric(busyDesc, prometheus.CounterValue, st.Busy.Seconds(), shard)

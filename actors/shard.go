@@ -80,8 +80,8 @@ type shard struct {
 	hints [ahead]uint32
 	// counted is how many events had come when maintain looked last.
 	counted uint64
-	// reported is what the process's counters have of this life's fold.
-	reported reported
+	// reported is what has been counted of this life's fold, did what this process has done in all lives.
+	reported, did tally
 	// unknown are fields of the checkpoint that only newer nodes know: the next one has them, too.
 	unknown []byte
 	// notes are taken where somebody reads the metrics; nil else. halved is when the sketch of them
@@ -304,25 +304,32 @@ type letter struct{ message any }
 // IgnoreDeadLetterLogging is looked for by the actor system.
 func (letter) IgnoreDeadLetterLogging() {}
 
-// reported is how far the counters of the process have what a fold has counted. They count what
-// this process did, whichever shards it had: unlike the sums of a fold, which move with the
-// shard and begin again where a crash has undone some, they never go back.
-type reported struct{ duplicates, newer uint64 }
+// tally is what a fold counts.
+type tally struct{ events, duplicates, rejected, tooLate, newer uint64 }
 
-// count takes what the fold has counted since.
+// count takes what the fold has counted since it was last asked into what this process did. Unlike
+// the sums of a fold, which move with the shard and begin again where a crash has undone some, that
+// never goes back.
 func (s *shard) count() {
 	f, m := s.fold, s.cfg.Metrics
-	if f == nil || f.duplicates == s.reported.duplicates && f.newer == s.reported.newer {
+	if f == nil {
 		return
 	}
-	if f.newer > 0 && s.reported.newer == 0 {
+	now, last := f.tally(), s.reported
+	if now == last {
+		return
+	}
+	if now.newer > 0 && last.newer == 0 {
 		s.logger.Warn("control records of a newer version are passed over: they stay in the log for nodes that know them", "next", f.next)
 	}
+	s.did.events += now.events - last.events
+	s.did.rejected += now.rejected - last.rejected
+	s.did.tooLate += now.tooLate - last.tooLate
 	if m != nil {
-		m.duplicates.Add(float64(f.duplicates - s.reported.duplicates))
-		m.newer.Add(float64(f.newer - s.reported.newer))
+		m.duplicates.Add(float64(now.duplicates - last.duplicates))
+		m.newer.Add(float64(now.newer - last.newer))
 	}
-	s.reported = reported{f.duplicates, f.newer}
+	s.reported = now
 }
 
 // publish lets others see how the shard is.
@@ -340,6 +347,7 @@ func (s *shard) publish() {
 		st.lastTick, st.ticked = f.lastTick, f.ticked
 	}
 	st.Busy, st.Bytes, st.Queries, st.census = s.heat.busy, s.heat.bytes, s.heat.queries, s.census.done
+	st.did = s.did
 	s.mu.Lock()
 	s.status = st
 	s.mu.Unlock()

@@ -266,6 +266,57 @@ func TestSeriesGoWithTheirShards(t *testing.T) {
 	})
 }
 
+// What is counted is what a process did, not what a shard has seen in its life.
+func TestCountersOfAShardNeverFall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, nil)
+		b.cfg.Shards = 1
+		process := func() *prometheus.Registry {
+			reg := prometheus.NewRegistry()
+			var err error
+			b.cfg.Metrics, err = NewMetrics(reg)
+			require.NoError(t, err)
+			b.start()
+			return reg
+		}
+		events := func(reg *prometheus.Registry) (shown float64, own uint64) {
+			t.Helper()
+			require.NoError(t, b.host.WaitIdle(t.Context(), false))
+			return samples(t, reg)[`footfall_shard_events_total{shard="0"}`], b.host.Status()[0].Events
+		}
+		check := func(reg *prometheus.Registry, shown float64, own uint64) {
+			t.Helper()
+			gotShown, gotOwn := events(reg)
+			require.Equal(t, shown, gotShown)
+			require.Equal(t, own, gotOwn)
+		}
+		first := process()
+		b.publish(purchase("900", "b-1", day1, "10.00"))
+		check(first, 1, 1)
+		require.NoError(t, b.host.Checkpoint(t.Context()))
+		b.publish(purchase("900", "b-2", day1, "10.00"))
+		check(first, 2, 2)
+
+		// The second is in no checkpoint: the shard forgets it and folds it again, and its own sum falls meanwhile.
+		done := make(chan struct{})
+		b.host.shards[0].send(&visit{func([]byte, behavior.Record) { panic("a bug") }, done})
+		<-done
+		require.Equal(t, 2.0, samples(t, first)[`footfall_shard_events_total{shard="0"}`])
+		<-time.After(2 * retryAfter)
+		check(first, 3, 2)
+		b.crash()
+
+		second := process()
+		shown, own := events(second)
+		require.LessOrEqual(t, shown, 1.0, "what the checkpoint has is none of this process's")
+		require.EqualValues(t, 2, own)
+		b.publish(purchase("900", "b-3", day1, "10.00"))
+		check(second, shown+1, 3)
+		b.stop()
+		require.NotContains(t, samples(t, second), `footfall_shard_events_total{shard="0"}`)
+	})
+}
+
 func TestHotCustomers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, nil)
