@@ -30,6 +30,8 @@ import (
 //
 // Members come and go, and so do their devices; what follows them is [oip.Remotes].
 type elsewhere struct {
+	// node is the name of this one.
+	node    string
 	remotes *oip.Remotes
 	// member is the connection to a member's address; nil on a node on its own.
 	member func(address string) (grpc.ClientConnInterface, error)
@@ -43,13 +45,15 @@ type elsewhere struct {
 	listed map[string][]*footfallv1.Model
 	// unknown, where it is set, is told of a version that a member serves and contracts have not.
 	unknown func(context.Context)
-	pool    *inference.Pool
+	// shown, where it is set, is told which versions' scores customers get of the members together. It must not block.
+	shown func([]actors.ModelScores)
+	pool  *inference.Pool
 	// targets are those that take requests, until there is a pool too.
 	targets []inference.Target
 }
 
 func newElsewhere(cfg *config.Config, contracts func() *inference.Registry, m *inference.Metrics, logger *slog.Logger) (*elsewhere, error) {
-	e := &elsewhere{contracts: contracts, outside: map[string]*grpc.ClientConn{}, listed: map[string][]*footfallv1.Model{}}
+	e := &elsewhere{node: cfg.Name, contracts: contracts, outside: map[string]*grpc.ClientConn{}, listed: map[string][]*footfallv1.Model{}}
 	for _, address := range cfg.InferenceServers {
 		conn, err := dialOutside(address)
 		if err != nil {
@@ -145,7 +149,7 @@ func (e *elsewhere) names() (names []string) {
 // ask returns how a member is asked for what it serves.
 func (e *elsewhere) ask(member string) func(context.Context, grpc.ClientConnInterface) ([]oip.Model, error) {
 	return func(ctx context.Context, conn grpc.ClientConnInterface) (models []oip.Model, err error) {
-		answer, err := footfallv1.NewAdminServiceClient(conn).ListModels(ctx, &footfallv1.ListModelsRequest{})
+		answer, err := footfallv1.NewAdminServiceClient(conn).ListModels(api.PassOn(ctx, e.node), &footfallv1.ListModelsRequest{})
 		if err != nil {
 			return nil, err
 		}
@@ -167,8 +171,27 @@ func (e *elsewhere) ask(member string) func(context.Context, grpc.ClientConnInte
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		e.listed[member] = answer.GetModels()
+		if e.shown != nil {
+			e.shown(e.versions())
+		}
 		return models, nil
 	}
+}
+
+// versions are those that members give customers the scores of. It is called with the lock. While members follow a decision one
+// after the other, both what served and what is to serve is among them.
+func (e *elsewhere) versions() (all []actors.ModelScores) {
+	for _, member := range slices.Sorted(maps.Keys(e.listed)) {
+		for _, m := range e.listed[member] {
+			for _, v := range m.GetVersions() {
+				named := func(one actors.ModelScores) bool { return one.Model == m.GetName() && one.Version == v.GetVersion() }
+				if (serves(v) || v.GetState() == "canary") && !slices.ContainsFunc(all, named) {
+					all = append(all, actors.ModelScores{Model: m.GetName(), Version: v.GetVersion()})
+				}
+			}
+		}
+	}
+	return all
 }
 
 func serves(v *footfallv1.ModelVersion) bool { return v.GetState() == "serving" }

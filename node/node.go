@@ -188,6 +188,9 @@ func New(o Options) (_ *Node, err error) {
 	if n.scoring != nil {
 		n.scoring.shows(host)
 	}
+	if n.outsourced != nil {
+		n.outsourced.shown = host.Serving
+	}
 	if err := n.join(o.Version, o.Registry, apiMetrics); err != nil {
 		return nil, err
 	}

@@ -141,14 +141,6 @@ func (s *Admin) shardsHere() *footfallv1.ListShardsResponse {
 	return out
 }
 
-// ListModels implements the gRPC service.
-func (s *Admin) ListModels(context.Context, *footfallv1.ListModelsRequest) (*footfallv1.ListModelsResponse, error) {
-	if s.models == nil {
-		return &footfallv1.ListModelsResponse{}, nil
-	}
-	return &footfallv1.ListModelsResponse{Models: s.models.List()}, nil
-}
-
 // firstDay is the earliest that a tick may name: no event is of an earlier one.
 const firstDay = "1970-01-01"
 

@@ -71,8 +71,11 @@ func forwarded(ctx context.Context) bool {
 }
 
 // passOn is the context of a call to another node. It keeps the deadline.
-func (r *router) passOn(ctx context.Context) context.Context {
-	return metadata.NewOutgoingContext(ctx, metadata.Pairs(forwardedKey, r.name))
+func (r *router) passOn(ctx context.Context) context.Context { return PassOn(ctx, r.name) }
+
+// PassOn is the context of a call that a node makes to another, which answers for itself alone. It keeps the deadline.
+func PassOn(ctx context.Context, node string) context.Context {
+	return metadata.NewOutgoingContext(ctx, metadata.Pairs(forwardedKey, node))
 }
 
 // pauseLeast and pauseMost bound the time between two looks for an owner.

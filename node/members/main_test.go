@@ -46,6 +46,10 @@ type spec struct {
 	// Models is where the models are; with it the node has devices, and all of them answer Score.
 	Models string
 	Score  float32
+	// ByVersion has a model answer a tenth of its version instead.
+	ByVersion bool
+	// Watch is how often the node looks what versions there are, and what others have decided.
+	Watch time.Duration
 	// Servers are the outside servers of a node.
 	Servers []string
 	// Secure is the folder of its certificates, tokens and keys; empty: it asks nobody.
@@ -66,7 +70,8 @@ func (s spec) config() *config.Config {
 	c.DrainTimeout = 20 * time.Second
 	c.InferenceServers = s.Servers
 	c.ModelsDir = cmp.Or(s.Models, c.ModelsDir)
-	if s.Score != 0 {
+	c.ModelsWatch = cmp.Or(s.Watch, c.ModelsWatch)
+	if s.Score != 0 || s.ByVersion {
 		c.Roles = config.Roles{config.RoleInference}
 	}
 	if s.Secure != "" {
@@ -79,6 +84,9 @@ func (s spec) node(logger *slog.Logger, reg *prometheus.Registry) (*node.Node, e
 	o := node.Options{Config: s.config(), Version: "v-test", Logger: logger, Registry: reg}
 	if s.Score != 0 {
 		o.Runner = steady(s.Score)
+	}
+	if s.ByVersion {
+		o.Runner = byVersion{}
 	}
 	return node.New(o)
 }
