@@ -57,9 +57,11 @@ func example() *fake {
 		hot: &footfallv1.ListHotCustomersResponse{Missing: []uint32{1}, Customers: []*footfallv1.HotCustomer{
 			{CustomerId: "900", Owner: "n1", Rate: 12.5, Events: 1480, Error: 4}, {CustomerId: "\x1b[2J", Owner: "n1", Rate: .26, Events: 32, Error: 20},
 		}},
-		models: &footfallv1.ListModelsResponse{Models: []*footfallv1.Model{
+		models: &footfallv1.ListModelsResponse{Missing: []string{"n3"}, Models: []*footfallv1.Model{
 			{Name: "purchase_prediction", Versions: []*footfallv1.ModelVersion{
-				{Version: "3", State: "serving", Traffic: 1, Device: "CPU:0", Rows: 123456, Evaluation: map[string]float64{"rows": 22000, "ece": .0123, "auc": .8281, "log_loss": .5061, "average_precision": .8499, "baseline_visits_auc": .81}},
+				{Version: "3", State: "serving", Traffic: 1, Device: "n1/CPU:0", Rows: 123456, Places: []*footfallv1.ModelPlace{
+					{Node: "n1", State: "serving", Devices: []string{"CPU:0"}, Rows: 123456},
+				}, Evaluation: map[string]float64{"rows": 22000, "ece": .0123, "auc": .8281, "log_loss": .5061, "average_precision": .8499, "baseline_visits_auc": .81}},
 				{Version: "4", State: "failed", Error: "input features has 9 columns, not 10"},
 			}},
 			{Name: "segmentation", Versions: []*footfallv1.ModelVersion{
@@ -198,7 +200,7 @@ func TestErrors(t *testing.T) {
 		{"replay completejourney --speed 0", 2, "footfall: --speed 0: it is a number above 0, or max: see 'footfall replay --help'\n"},
 		{"replay completejourney --seed 1", 2, "footfall: --seed is for synthetic only: see 'footfall replay --help'\n"},
 		{"replay completejourney --shift-days 3", 2, "footfall: --shift-days 3: a history moves by whole weeks, a multiple of 7: see 'footfall replay --help'\n"},
-		{"bench ingest peer_stream", 2, "footfall: there is no benchmark \"peer_stream\": choose from decode, fold, ingest, peer-stream, memory, query, recovery, inference, threads, rabbitmq, cluster: see 'footfall bench --help'\n"},
+		{"bench ingest peer_stream", 2, "footfall: there is no benchmark \"peer_stream\": choose from decode, fold, ingest, peer-stream, memory, query, telemetry, recovery, inference, threads, rabbitmq, cluster, operate: see 'footfall bench --help'\n"},
 		{"replay no/such/file", 1, "footfall: no/such/file is neither a file nor one of completejourney, cdnow, cdnow-sample, synthetic\n"},
 		{"publish no/such/file", 1, "footfall: open no/such/file: no such file or directory\n"},
 		{"verify --data no/such", 1, "footfall: no/such holds no node's data: there is no no/such/log\n"},

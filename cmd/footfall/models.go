@@ -13,7 +13,7 @@ import (
 func (a *app) modelsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "models",
-		Short:   "Show the models that a node serves, and how good they were in training",
+		Short:   "Show the models that a node or its cluster serves, and how good they were in training",
 		Example: "  footfall models\n  footfall models --output json      # with every measure of the evaluation, and what was decided",
 		Args:    subcommands(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -29,10 +29,15 @@ func (a *app) modelsCommand() *cobra.Command {
 				return a.printJSON(list)
 			}
 			if len(list.GetModels()) == 0 {
-				_, err := fmt.Fprintf(a.out, "The node at %s serves no model: start it with --models-url file:DIR.\n", a.node)
+				if _, err := fmt.Fprintf(a.out, "The node at %s knows of no model: start one with --models-url file:DIR.\n", a.node); err != nil {
+					return err
+				}
+				return a.printSilent(list.GetMissing())
+			}
+			if err := a.printModels(list.GetModels()); err != nil {
 				return err
 			}
-			return a.printModels(list.GetModels())
+			return a.printSilent(list.GetMissing())
 		},
 	}
 	cmd.AddCommand(a.rollouts()...)
@@ -80,7 +85,16 @@ func (a *app) printModels(models []*footfallv1.Model) error {
 	return nil
 }
 
-// trialLine says what the node found of a version that is tried.
+// printSilent names the members that did not answer.
+func (a *app) printSilent(members []string) error {
+	if len(members) == 0 {
+		return nil
+	}
+	_, err := fmt.Fprintf(a.out, "\nNo answer from %s: what is told is without that.\n", oneLine(strings.Join(members, ", ")))
+	return err
+}
+
+// trialLine says what the nodes found of a version that is tried.
 func trialLine(model string, v *footfallv1.ModelVersion) string {
 	t := v.GetTrial()
 	if t.GetRows()+t.GetErrors() == 0 {

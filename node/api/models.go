@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	"footfall/cluster"
 	"footfall/messages/footfallv1"
@@ -61,11 +62,11 @@ func modelsTogether(answers []modelsAt, named bool) []*footfallv1.Model {
 		}
 	}
 	out := make([]*footfallv1.Model, 0, len(byModel))
-	for name, all := range byModel {
+	for _, all := range byModel {
 		newest := slices.MaxFunc(all, func(a, b modelAt) int { return cmp.Compare(a.model.GetGeneration(), b.model.GetGeneration()) }).model
-		out = append(out, &footfallv1.Model{
-			Name: name, Generation: newest.GetGeneration(), Events: newest.GetEvents(), Versions: versionsTogether(all, newest, named),
-		})
+		one := proto.CloneOf(newest)
+		one.Versions = versionsTogether(all, newest, named)
+		out = append(out, one)
 	}
 	slices.SortFunc(out, func(a, b *footfallv1.Model) int { return strings.Compare(a.GetName(), b.GetName()) })
 	return out
@@ -126,9 +127,8 @@ func versionTogether(all []versionAt, named bool) *footfallv1.ModelVersion {
 		}
 		return cmp.Compare(stateRank(a.version), stateRank(b.version))
 	}).version
-	out := &footfallv1.ModelVersion{
-		Version: best.GetVersion(), State: best.GetState(), Traffic: best.GetTraffic(), Evaluation: best.GetEvaluation(), Description: best.GetDescription(),
-	}
+	out := proto.CloneOf(best) // with what only newer nodes know
+	out.Rows, out.Places = 0, nil
 	var (
 		devices []string
 		trials  []*footfallv1.ModelTrial
@@ -178,8 +178,11 @@ func errorsTogether(all []versionAt) string {
 
 // trialsTogether joins what nodes found of a version beside the champion; nil for nothing.
 func trialsTogether(all []*footfallv1.ModelTrial) *footfallv1.ModelTrial {
-	if len(all) <= 1 {
-		return first(all)
+	switch len(all) {
+	case 0:
+		return nil
+	case 1:
+		return all[0]
 	}
 	out := &footfallv1.ModelTrial{Since: all[0].GetSince()}
 	for _, t := range all {
@@ -198,11 +201,4 @@ func trialsTogether(all []*footfallv1.ModelTrial) *footfallv1.ModelTrial {
 		out.ChampionSeconds += share * t.GetChampionSeconds()
 	}
 	return out
-}
-
-func first(all []*footfallv1.ModelTrial) *footfallv1.ModelTrial {
-	if len(all) == 0 {
-		return nil
-	}
-	return all[0]
 }
