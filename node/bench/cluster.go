@@ -35,12 +35,26 @@ const (
 )
 
 // cluster measures three processes against one on the same cores, broker and database, and what moves cost.
-func (s *Suite) cluster(ctx context.Context) (err error) {
+func (s *Suite) cluster(ctx context.Context) error {
+	return s.withCluster(ctx, "cluster", func(f *clusterBench) error {
+		f.load.customers = f.size(100_000)
+		if err := f.load.make(f.size(400_000)); err != nil {
+			return err
+		}
+		if err := f.ingest(ctx); err != nil {
+			return err
+		}
+		return f.disturb(ctx)
+	})
+}
+
+// withCluster has a broker, a database and files for nodes, none of which runs yet, while do does.
+func (s *Suite) withCluster(ctx context.Context, name string, do func(*clusterBench) error) (err error) {
 	if s.Node == nil {
 		s.say("left out: there is no program that is a node")
 		return nil
 	}
-	dir, remove, err := s.dir("cluster")
+	dir, remove, err := s.dir(name)
 	if err != nil {
 		return err
 	}
@@ -68,10 +82,7 @@ func (s *Suite) cluster(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.stopAll(after)) }()
-	if err := f.ingest(ctx); err != nil {
-		return err
-	}
-	return f.disturb(ctx)
+	return do(f)
 }
 
 // clusterBench is nodes in processes of their own, n1 to n4, and the servers that they share.
@@ -100,7 +111,7 @@ func (n *benchNode) customers() footfallv1.CustomerServiceClient {
 	return footfallv1.NewCustomerServiceClient(n.conn)
 }
 
-// configure writes a file for each node, and makes the events.
+// configure writes a file for each node.
 func (f *clusterBench) configure() error {
 	const each = 3
 	ports, err := local.ReservePorts(each * (crew + 1))
@@ -132,8 +143,7 @@ clock: driven
 		}
 	}
 	ports.Release() // a reservation holds the port's UDP, which gossip needs
-	f.load.customers = f.size(100_000)
-	return f.load.make(f.size(400_000))
+	return nil
 }
 
 // start starts a node, and returns once it says that it is ready.

@@ -74,6 +74,7 @@ var benchmarks = []struct {
 	{"threads", "folding and scoring together, by the threads that scoring has", (*Suite).threads},
 	{"rabbitmq", "the log on RabbitMQ streams", (*Suite).rabbitMQ},
 	{"cluster", "three nodes against one; queries that are passed on; nodes that come, go and are killed", (*Suite).cluster},
+	{"operate", "draining a node and restoring a backup, of a million customers", (*Suite).operate},
 }
 
 // Names lists the benchmarks with what they measure.
