@@ -418,6 +418,9 @@ func (c *Controller) Do(ctx context.Context, change Change) (State, error) {
 	}
 	for tries := 0; ; tries++ {
 		c.read(ctx)
+		if _, known := c.State(change.Model); !known {
+			c.decide(ctx) // where nobody looks again and again, nobody has noted yet what serves
+		}
 		next, err := c.next(ctx, change)
 		if err != nil {
 			return State{}, err

@@ -204,9 +204,10 @@ func TestDoRefuses(t *testing.T) {
 	dir := t.TempDir()
 	addVersion(t, dir, "1")
 	m := join(t, new(Memory), dir, "a", 0)
+	m.Serve(nil)
 	_, err := m.Do(t.Context(), Change{Action: "promote", Model: model})
 	require.ErrorContains(t, err, "no version serves yet")
-	m.look(t)
+	m.Serve(m.pool) // nobody looks before somebody asks, as where models.watch is 0
 	for want, c := range map[string]Change{
 		`there is no model "x"`:                        {Action: "promote", Model: "x"},
 		`there is no version "7" of ` + model:          {Action: "canary", Model: model, Version: "7", Share: .1},
