@@ -271,9 +271,17 @@ func (s *scoring) reasons() (reasons, notes []string) {
 	return nil, notes
 }
 
+// Scorer scores with models whose versions can be changed.
+type Scorer interface {
+	actors.Scorer
+	// Change decides about a model, and returns once that is served. Its errors are those of
+	// [rollout.Controller.Do].
+	Change(ctx context.Context, c rollout.Change) (*footfallv1.Model, error)
+}
+
 // StartScorer loads the models in a directory and scores with them, without a node around it:
 // for measuring. done ends it.
-func StartScorer(ctx context.Context, modelsDir string, runner inference.Runner) (_ actors.Scorer, done func() error, err error) {
+func StartScorer(ctx context.Context, modelsDir string, runner inference.Runner) (_ Scorer, done func() error, err error) {
 	cfg := config.Default()
 	cfg.ModelsDir, cfg.ModelsWatch = modelsDir, 0
 	s, err := openScoring(cfg, runner, new(rollout.Memory), slog.New(slog.DiscardHandler), prometheus.NewRegistry())

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"footfall/actors"
 	"footfall/deploy/local"
 	"footfall/inference"
+	"footfall/inference/rollout"
 	"footfall/inference/tensorflow"
 	"footfall/node"
 	"footfall/node/bench"
@@ -45,6 +47,9 @@ func runBench(ctx context.Context, args []string, out, errs io.Writer) int {
 			return startModels(ctx, *models, names, config.Default().InferenceThreads)
 		},
 		Raw: rawModels{*models},
+		Versions: func(ctx context.Context, model string) (bench.Versions, func() error, error) {
+			return startVersions(ctx, *models, model)
+		},
 		Part: func(ctx context.Context, cores []int, what bench.Part) (*bench.Running, error) {
 			return startPart(ctx, *models, cores, what)
 		},
@@ -74,6 +79,55 @@ func startedNode() func(file string) local.Command {
 
 // startModels serves only the named ones of the models in dir.
 func startModels(ctx context.Context, dir string, names []string, threads int) (_ actors.Scorer, done func() error, err error) {
+	return startCopies(ctx, threads, func(only string) error {
+		for _, name := range names {
+			if err := os.CopyFS(filepath.Join(only, name), os.DirFS(filepath.Join(dir, name))); err != nil {
+				return fmt.Errorf("model %s: %w", name, err)
+			}
+		}
+		return nil
+	})
+}
+
+// twoVersions implements bench.Versions.
+type twoVersions struct {
+	node.Scorer
+	model string
+}
+
+func (v twoVersions) Promote(ctx context.Context, version string) error {
+	_, err := v.Change(ctx, rollout.Change{Action: "promote", Model: v.model, Version: version})
+	return err
+}
+
+// startVersions serves the first version of a model in dir, and has a copy of it for the second.
+func startVersions(ctx context.Context, dir, model string) (_ bench.Versions, done func() error, err error) {
+	scorer, done, err := startCopies(ctx, config.Default().InferenceThreads, func(only string) error {
+		first := filepath.Join(dir, model, "1")
+		text, err := os.ReadFile(filepath.Join(first, "model.yaml"))
+		if err != nil {
+			return err
+		}
+		for _, version := range []string{"1", "2"} {
+			to := filepath.Join(only, model, version)
+			if err := os.CopyFS(to, os.DirFS(first)); err != nil {
+				return err
+			}
+			yaml := bytes.Replace(text, []byte("\nversion: 1\n"), []byte("\nversion: "+version+"\n"), 1)
+			if err := os.WriteFile(filepath.Join(to, "model.yaml"), yaml, 0o600); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return twoVersions{scorer, model}, done, nil
+}
+
+// startCopies serves the models that fill puts into a directory.
+func startCopies(ctx context.Context, threads int, fill func(dir string) error) (_ node.Scorer, done func() error, err error) {
 	only, err := os.MkdirTemp("", "bench-models-")
 	if err != nil {
 		return nil, nil, err
@@ -84,10 +138,8 @@ func startModels(ctx context.Context, dir string, names []string, threads int) (
 			err = errors.Join(err, remove())
 		}
 	}()
-	for _, name := range names {
-		if err := os.CopyFS(filepath.Join(only, name), os.DirFS(filepath.Join(dir, name))); err != nil {
-			return nil, nil, fmt.Errorf("model %s: %w", name, err)
-		}
+	if err := fill(only); err != nil {
+		return nil, nil, err
 	}
 	runner, err := tensorflow.New(tensorflow.Options{IntraOp: threads})
 	if err != nil {

@@ -47,6 +47,8 @@ type Suite struct {
 	Scorer func(ctx context.Context, models ...string) (actors.Scorer, func() error, error)
 	// Raw runs models by themselves; nil where Scorer is.
 	Raw Raw
+	// Versions starts two versions of one model; nil where Scorer is.
+	Versions func(ctx context.Context, model string) (Versions, func() error, error)
 	// Part starts a part of a benchmark in a process of its own, on these cores alone; nil
 	// where that can't be done.
 	Part func(ctx context.Context, cores []int, what Part) (*Running, error)
@@ -70,7 +72,7 @@ var benchmarks = []struct {
 	{"query", "queries while events are taken in", (*Suite).query},
 	{"telemetry", "ingest with and without telemetry; a scrape", (*Suite).telemetry},
 	{"recovery", "refolding a log; starting with a million customers", (*Suite).recovery},
-	{"inference", "models through the actors; single requests", (*Suite).inferenceActors},
+	{"inference", "models through the actors; single requests; versions that come and go", (*Suite).inferenceActors},
 	{"threads", "folding and scoring together, by the threads that scoring has", (*Suite).threads},
 	{"rabbitmq", "the log on RabbitMQ streams", (*Suite).rabbitMQ},
 	{"cluster", "three nodes against one; queries that are passed on; nodes that come, go and are killed", (*Suite).cluster},
