@@ -150,6 +150,16 @@ func exactArgs(names ...string) cobra.PositionalArgs {
 	}
 }
 
+// optionalArg are the arguments of exactArgs, of which the last may be missing.
+func optionalArg(names ...string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == len(names)-1 {
+			return nil
+		}
+		return exactArgs(names...)(cmd, args)
+	}
+}
+
 // subcommands refuses arguments of a command whose subcommands cobra has found already. later
 // are those that come in a later version.
 func subcommands(later ...string) cobra.PositionalArgs {

@@ -60,7 +60,7 @@ func (a *app) tryCommand(action, usual string) *cobra.Command {
 		Use:     action + " NAME [VERSION]",
 		Short:   short,
 		Example: fmt.Sprintf("  footfall models %s churn_risk 2 --share %s\n  footfall models %s churn_risk --max-shift 0.4", action, usual, action),
-		Args:    cobra.RangeArgs(1, 2),
+		Args:    optionalArg("NAME", "VERSION"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			part, err := shareOf(shareText)
 			if err != nil {
@@ -88,7 +88,7 @@ func (a *app) promoteCommand() *cobra.Command {
 		Use:     "promote NAME [VERSION]",
 		Short:   "Give all customers the scores of a version: the one that is tried, unless another is named",
 		Example: "  footfall models promote churn_risk\n  footfall models promote churn_risk 2",
-		Args:    cobra.RangeArgs(1, 2),
+		Args:    optionalArg("NAME", "VERSION"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r := &footfallv1.PromoteModelRequest{Name: args[0]}
 			if len(args) > 1 {
@@ -105,7 +105,7 @@ func (a *app) rollbackCommand() *cobra.Command {
 		Use:     "rollback NAME",
 		Short:   "End what is tried; where nothing is, the version before the one that serves serves again",
 		Example: "  footfall models rollback churn_risk --reason 'too many false alarms'",
-		Args:    cobra.ExactArgs(1),
+		Args:    exactArgs("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r.Name = args[0]
 			return a.changeModel(cmd.Context(), func(ctx context.Context, c *client) (*footfallv1.Model, error) { return c.RollbackModel(ctx, r) })
