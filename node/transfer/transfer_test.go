@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -173,7 +174,7 @@ func TestCutShort(t *testing.T) {
 	old := open(t, filepath.Join(dir, "old"), 2)
 	defer old.Close()
 	fill(t, old, 2, 60)
-	split := Split{From: stored(old, 2)}
+	split := crumbs{Split{From: stored(old, 2)}}
 	for cut := 1; ; cut += 3 {
 		target := filepath.Join(dir, fmt.Sprint(cut))
 		s := open(t, target, 4)
@@ -214,15 +215,34 @@ func TestCutShort(t *testing.T) {
 	}
 }
 
+// crumbs is a source in chunks of a few, so that several are written at once.
+type crumbs struct{ Source }
+
+func (c crumbs) Read(ctx context.Context, shard int, into Sink) error {
+	all := into.Customers
+	into.Customers = func(chunk []messages.CustomerRecord) error {
+		for few := range slices.Chunk(chunk, 4) {
+			if err := all(few); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return c.Source.Read(ctx, shard, into)
+}
+
 var errCut = errors.New("cut")
 
 // cutting is a store whose writes fail from some on, as if the process had ended.
 type cutting struct {
 	storage.Backing
+	mu   sync.Mutex // guards what follows
 	left int
 }
 
 func (c *cutting) cut() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.left--; c.left < 0 {
 		return errCut
 	}

@@ -4,6 +4,11 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
 
 	"footfall/actors"
 	"footfall/messages"
@@ -14,32 +19,54 @@ import (
 // owner has the shards while they are written.
 const owner = "transfer"
 
-// Progress is told of each shard that is done, and of the customers so far.
+// Progress is told of how many shards are done, and of their customers. It is called by one goroutine at a time.
 type Progress func(shards int, customers uint64)
 
 // Write puts every shard of a source into a new log and store, or those that an earlier Write did
 // not finish. Where the target has anything else, it fails.
+//
+// The source is read in order; what has been read is written by as many goroutines as there are cores, so that so many chunks are
+// in memory at most. A shard becomes whole once all of its chunks are written.
 func Write(ctx context.Context, from Source, to *storage.Storage, progress Progress) error {
 	id := from.Identity()
-	w := writer{to: to}
+	writes, ctx := errgroup.WithContext(ctx)
+	writes.SetLimit(max(2, runtime.GOMAXPROCS(0)))
+	w := writer{to: to, writes: writes, progress: progress}
 	// None of them can be served from here on, until it is whole.
 	for shard := range id.Shards {
 		if err := w.begin(ctx, shard); err != nil {
 			return fmt.Errorf("shard %d: %w", shard, err)
 		}
 	}
-	for shard := range id.Shards {
-		if err := w.shard(ctx, from, shard); err != nil {
-			return fmt.Errorf("shard %d: %w", shard, err)
+	var err error
+	for shard := 0; shard < id.Shards && err == nil; shard++ {
+		if err = w.shard(ctx, from, shard); err != nil {
+			err = fmt.Errorf("shard %d: %w", shard, err)
 		}
-		progress(shard+1, w.customers)
 	}
-	return nil
+	if failed := writes.Wait(); failed != nil {
+		return failed // what was read since is but a consequence
+	}
+	return err
 }
 
 type writer struct {
-	to        *storage.Storage
+	to       *storage.Storage
+	writes   *errgroup.Group
+	progress Progress
+
+	mu        sync.Mutex // guards what follows
+	shards    int
 	customers uint64
+}
+
+// done notes a shard that is whole.
+func (w *writer) done(customers uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.shards++
+	w.customers += customers
+	w.progress(w.shards, w.customers)
 }
 
 // unfinished is the meta of a shard that is not whole: ahead of every log.
@@ -81,28 +108,45 @@ func (w *writer) begin(ctx context.Context, shard int) error {
 	return w.to.Store.Checkpoint(ctx, &messages.Checkpoint{Shard: shard, Epoch: epoch, Meta: unfinished()})
 }
 
-// shard writes one, unless it is whole.
+// shard reads one, unless it is whole, and leaves it to others to write.
 func (w *writer) shard(ctx context.Context, from Source, shard int) error {
-	done, err := w.whole(ctx, shard)
+	whole, err := w.whole(ctx, shard)
 	if err != nil {
 		return err
 	}
-	if done {
-		count := func(m *footfallv1.CheckpointMeta) error { w.customers += m.GetCustomers(); return nil }
-		return from.Read(ctx, shard, Sink{
-			Meta: count, Customers: func([]messages.CustomerRecord) error { return nil }, Letters: func([]messages.DeadLetter) error { return nil },
+	if whole {
+		var customers uint64
+		err := from.Read(ctx, shard, Sink{
+			Meta:      func(m *footfallv1.CheckpointMeta) error { customers = m.GetCustomers(); return nil },
+			Customers: func([]messages.CustomerRecord) error { return nil },
+			Letters:   func([]messages.DeadLetter) error { return nil },
 		})
+		if err == nil {
+			w.done(customers)
+		}
+		return err
 	}
 	epoch, err := w.to.Store.Acquire(ctx, shard, owner)
 	if err != nil {
 		return err
 	}
 	var (
-		meta    *footfallv1.CheckpointMeta
-		letters uint32
-		cp      = func(c *messages.Checkpoint) error {
+		meta      *footfallv1.CheckpointMeta
+		customers uint64
+		letters   uint32
+		parts     sync.WaitGroup // chunks that are being written
+		broken    atomic.Bool    // one of them was not
+		cp        = func(c *messages.Checkpoint) error {
 			c.Shard, c.Epoch = shard, epoch
 			return w.to.Store.Checkpoint(ctx, c)
+		}
+		background = func(do func() error) {
+			w.writes.Go(func() error {
+				if err := do(); err != nil {
+					return fmt.Errorf("shard %d: %w", shard, err)
+				}
+				return nil
+			})
 		}
 	)
 	err = from.Read(ctx, shard, Sink{
@@ -117,14 +161,25 @@ func (w *writer) shard(ctx context.Context, from Source, shard int) error {
 		Customers: func(chunk []messages.CustomerRecord) error {
 			c := &messages.Checkpoint{Meta: unfinished(), Customers: make([]messages.CustomerRecord, len(chunk))}
 			for i := range chunk {
+				var err error
 				if c.Customers[i], err = actors.Rebased(chunk[i]); err != nil {
 					return err
 				}
 			}
-			w.customers += uint64(len(chunk))
-			return cp(c)
+			customers += uint64(len(chunk))
+			parts.Add(1)
+			background(func() error {
+				defer parts.Done()
+				err := cp(c)
+				if err != nil {
+					broken.Store(true)
+				}
+				return err
+			})
+			return ctx.Err()
 		},
 		Letters: func(chunk []messages.DeadLetter) error {
+			parts.Wait() // their order counts, and they are few
 			c := &messages.Checkpoint{Meta: unfinished(), Dead: make([]messages.DeadLetter, len(chunk))}
 			for i := range chunk {
 				c.Dead[i] = chunk[i]
@@ -137,13 +192,24 @@ func (w *writer) shard(ctx context.Context, from Source, shard int) error {
 	if err != nil {
 		return err
 	}
-	if err := cp(&messages.Checkpoint{Meta: meta}); err != nil {
-		return err
-	}
-	if err := w.to.Store.SnapshotBase(ctx, shard, epoch); err != nil {
-		return err
-	}
-	return w.to.Store.Release(ctx, shard, epoch)
+	// This one waits for parts that have been begun, so that they need no place of its own.
+	background(func() error {
+		if parts.Wait(); broken.Load() {
+			return ctx.Err() // the part has said why
+		}
+		if err := cp(&messages.Checkpoint{Meta: meta}); err != nil {
+			return err
+		}
+		if err := w.to.Store.SnapshotBase(ctx, shard, epoch); err != nil {
+			return err
+		}
+		if err := w.to.Store.Release(ctx, shard, epoch); err != nil {
+			return err
+		}
+		w.done(customers)
+		return nil
+	})
+	return nil
 }
 
 // seed sees to it that the shard's log has its first message and no other, and returns the mark behind it.
