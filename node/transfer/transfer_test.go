@@ -8,8 +8,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -275,6 +277,68 @@ func (c *cutting) Release(ctx context.Context, shard int, epoch uint64) error {
 		return err
 	}
 	return c.Backing.Release(ctx, shard, epoch)
+}
+
+// A shard of which one chunk alone could not be written is not whole, however late that turns out.
+func TestOneChunkFails(t *testing.T) {
+	dir := t.TempDir()
+	old := open(t, filepath.Join(dir, "old"), 3)
+	defer old.Close()
+	fill(t, old, 3, 60)
+	s := open(t, filepath.Join(dir, "new"), 3)
+	defer s.Close()
+	backing := s.Store.Backing
+	f := &failing{Backing: backing, further: make(chan struct{})}
+	s.Store.Backing = f
+	err := Write(t.Context(), further{crumbs{stored(old, 3)}, f.further}, s, nothing)
+	require.ErrorIs(t, err, errCut)
+	require.ErrorContains(t, err, "shard 0: ")
+	require.False(t, f.early.Load(), "the shard was finished before its chunks")
+	base, err := s.Store.Base(t.Context(), 0)
+	require.NoError(t, err)
+	require.Nil(t, base)
+
+	s.Store.Backing = backing
+	require.NoError(t, Write(t.Context(), stored(old, 3), s, nothing))
+	_, err = Compare(t.Context(), stored(old, 3), s, nothing)
+	require.NoError(t, err)
+}
+
+// further closes a channel as the second shard begins to be read. It has no dead letters, which wait for chunks.
+type further struct {
+	Source
+	begun chan struct{}
+}
+
+func (f further) Read(ctx context.Context, shard int, into Sink) error {
+	if shard == 1 {
+		for range 1000 {
+			runtime.Gosched() // to whoever finishes the first too early
+		}
+		close(f.begun)
+	}
+	into.Letters = func([]messages.DeadLetter) error { return nil }
+	return f.Source.Read(ctx, shard, into)
+}
+
+// failing is a store that fails to write the first chunk of shard 0, once further is closed.
+type failing struct {
+	storage.Backing
+	further chan struct{}
+	begun   atomic.Bool
+	early   atomic.Bool // the shard was finished before or although the chunk failed
+}
+
+func (f *failing) Checkpoint(ctx context.Context, c *messages.Checkpoint) error {
+	switch {
+	case c.Shard != 0:
+	case len(c.Customers) > 0 && f.begun.CompareAndSwap(false, true):
+		<-f.further
+		return errCut
+	case c.Meta.GetNextOffset() != unfinished().GetNextOffset():
+		f.early.Store(true)
+	}
+	return f.Backing.Checkpoint(ctx, c)
 }
 
 // Compare finds what is missing, too much, or other.
