@@ -132,14 +132,14 @@ func TestRolloutsAreShared(t *testing.T) {
 	// Who began it is killed, and comes back to the same.
 	require.NoError(t, first.cmd.Process.Kill())
 	require.Error(t, first.wait())
-	for i := range customers {
-		_, err := w.publish(t.Context(), folds, customer(i))
-		require.NoError(t, err)
-	}
-	eventually("some customers have scores of the canary, of a node that was not asked for it", func() bool {
+	require.Eventually(t, func() bool {
+		for i := range customers { // they change, and are scored again once the shards' node has heard of the canary
+			_, err := w.publish(t.Context(), folds, customer(i))
+			require.NoError(t, err)
+		}
 		some := scored(t, folds)
 		return some["1"]+some["2"] == customers && some["2"] > customers/6 && some["2"] < customers*2/3
-	})
+	}, time.Minute, 500*time.Millisecond, "some customers have scores of the canary, of a node that was not asked for it")
 	first = spawn(t, with("first"))
 	at("1 serving, 2 canary", first, "first", "second")
 	is := decided(t, first)
