@@ -158,8 +158,8 @@ type Device struct {
 	pid    *actor.PID
 
 	queued atomic.Int64
-	// running is the rows in batches.
-	running atomic.Int64
+	// load is the rows of requests between Score and their batch's end.
+	load atomic.Int64
 	// hang is set by the actor, for good; over as it ends.
 	hang atomic.Pointer[DeviceError]
 	over atomic.Bool
@@ -229,7 +229,7 @@ func Start(ctx context.Context, config Config) (*Device, error) {
 func (d *Device) Name() string { return d.Device }
 
 // Load is the rows that wait and run.
-func (d *Device) Load() int { return int(d.queued.Load() + d.running.Load()) }
+func (d *Device) Load() int { return int(d.load.Load()) }
 
 // Score offers a request. It never blocks: it answers false where the queue is full, or the
 // device closed or hanging, and then forgets the request. Otherwise Reply follows, also with
@@ -245,8 +245,10 @@ func (d *Device) Score(r *Request) bool {
 		d.series.refused.Add(float64(r.Rows))
 		return false
 	}
+	d.load.Add(int64(r.Rows))
 	if !d.post(r) {
 		d.queued.Add(-int64(r.Rows))
+		d.load.Add(-int64(r.Rows))
 		return false
 	}
 	return true

@@ -85,6 +85,7 @@ func (g *gatherer) Receive(ctx actor.Context) {
 	case *Request:
 		if hang := g.device.hang.Load(); hang != nil {
 			g.device.queued.Add(-int64(m.Rows))
+			g.device.load.Add(-int64(m.Rows))
 			m.Reply(Reply{Err: hang, Fault: hang})
 			return
 		}
@@ -98,7 +99,7 @@ func (g *gatherer) Receive(ctx actor.Context) {
 		g.watching = false
 		g.look()
 	case batchDone:
-		g.device.running.Add(-int64(m.batch.rows))
+		g.device.load.Add(-int64(m.batch.rows))
 		m.batch.set.users--
 		m.batch.reset()
 		g.release()
@@ -133,7 +134,6 @@ func (g *gatherer) cut() {
 		}
 		b := g.take()
 		g.running = append(g.running, b)
-		d.running.Add(int64(b.rows))
 		d.work <- b
 		g.watch(d.RunTimeout)
 	}
@@ -281,6 +281,7 @@ func (g *gatherer) drain(reply Reply) {
 	for len(g.waiting) > 0 {
 		r := g.waiting[0].request
 		g.forget(1, r.Rows)
+		g.device.load.Add(-int64(r.Rows))
 		r.Reply(reply)
 	}
 	g.device.series.queueRows.Set(0)
