@@ -20,13 +20,13 @@ func TestHotCustomers(t *testing.T) {
 	r := s.get(t, "/v1/customers:hot")
 	require.Equal(t, http.StatusOK, r.code, r.body)
 	require.JSONEq(t, `{"customers":[
-		{"customer_id":"a","shard":0,"owner":"n1","rate":10,"events":900,"error":4},
-		{"customer_id":"c","shard":2,"owner":"n1","rate":4,"events":4,"error":0},
-		{"customer_id":"b","shard":0,"owner":"n1","rate":1,"events":90,"error":0}
+		{"customer_id":"a","shard":0,"owner":"a","rate":10,"events":900,"error":4},
+		{"customer_id":"c","shard":2,"owner":"a","rate":4,"events":4,"error":0},
+		{"customer_id":"b","shard":0,"owner":"a","rate":1,"events":90,"error":0}
 	],"missing":[1,3]}`, r.body)
 
 	r = s.get(t, "/v1/customers:hot?limit=1&shards=2&shards=3")
-	require.JSONEq(t, `{"customers":[{"customer_id":"c","shard":2,"owner":"n1","rate":4,"events":4,"error":0}],"missing":[3]}`, r.body)
+	require.JSONEq(t, `{"customers":[{"customer_id":"c","shard":2,"owner":"a","rate":4,"events":4,"error":0}],"missing":[3]}`, r.body)
 
 	list, err := s.ListHotCustomers(t.Context(), &footfallv1.ListHotCustomersRequest{Limit: 2})
 	require.NoError(t, err)
