@@ -174,6 +174,29 @@ func (c *Conn) Blocked() (reason string, blocked bool) {
 	return s.reason, s.blocked
 }
 
+// unblocked is ctx, which also ends, with *messages.BlockedError, once the broker takes nothing: what it
+// is asked over a blocked connection it answers only when it takes messages again.
+func (c *Conn) unblocked(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	c.spawn(func() {
+		for {
+			s := c.state.Load()
+			if s.blocked {
+				cancel(blockedError(s.reason))
+				return
+			}
+			select {
+			case <-s.changed:
+			case <-ctx.Done():
+				return
+			case <-c.ctx.Done():
+				return
+			}
+		}
+	})
+	return ctx, func() { cancel(nil) }
+}
+
 // Changed returns a channel that is closed once Err, Blocked or Generation may answer
 // otherwise than now.
 func (c *Conn) Changed() <-chan struct{} { return c.state.Load().changed }

@@ -236,9 +236,14 @@ func (l *Log) publisher(ctx context.Context, shard int) (*Publisher, error) {
 	if err := l.takes(); err != nil {
 		return nil, err
 	}
-	p, err := NewPublisher(ctx, l.publish, PublisherOptions{
+	opening, done := l.publish.unblocked(ctx)
+	defer done()
+	p, err := NewPublisher(opening, l.publish, PublisherOptions{
 		Name: "log", Window: window, Logger: l.o.Connection.Logger, Metrics: l.o.Connection.Metrics,
 	})
+	if _, blocked := errors.AsType[*messages.BlockedError](err); blocked {
+		return nil, err
+	}
 	if err != nil {
 		return nil, l.readError(ctx, err)
 	}

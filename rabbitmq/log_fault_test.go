@@ -228,6 +228,16 @@ func TestAlarm(t *testing.T) {
 	require.NoError(t, other.Close())
 	require.ErrorContains(t, other.Append(t.Context(), 1, record), "closed")
 
+	// Whose channel is just being opened as the news comes is told, too, and does not wait for the answer.
+	fresh := openLog(t, l.o)
+	answers := make(chan error)
+	for shard := range 4 {
+		go func() { answers <- fresh.Append(t.Context(), shard, record) }()
+	}
+	for range 4 {
+		require.ErrorAs(t, <-answers, &blocked)
+	}
+
 	_, err = broker.Control(t.Context(), "set_vm_memory_high_watermark", "0.8")
 	require.NoError(t, err)
 	until(t, l.publish, func() bool { _, blocked := l.publish.Blocked(); return !blocked })
