@@ -39,9 +39,9 @@ type outcomeShare struct {
 
 // outcome compares a plan with the cluster, once it is as planned where that is watched.
 func (a *app) outcome(ctx context.Context, c *client, p *scalePlan, watch bool, patience time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
 	var first, last time.Time
+	over := time.NewTimer(patience)
+	defer over.Stop()
 	tick := time.NewTicker(planEvery)
 	defer tick.Stop()
 	progress := a.newProgress("shards in place", int64(len(p.Moves)))
@@ -74,6 +74,8 @@ func (a *app) outcome(ctx context.Context, c *client, p *scalePlan, watch bool, 
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
+			return ctx.Err()
+		case <-over.C:
 			progress.end()
 			return errors.Join(a.printOutcome(p, o), fmt.Errorf("after %s the cluster is not as planned: %d of %d shards have not moved", patience, o.Missing, o.Moves))
 		}
