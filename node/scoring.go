@@ -89,7 +89,7 @@ func openScoring(cfg *config.Config, runner inference.Runner, decided rollout.St
 		return nil, err
 	}
 	// A directory that can't be written to costs the guard, not the models.
-	if attempts, err := modelstore.NewAttempts(filepath.Join(cfg.ModelsCache, ".loading")); err == nil {
+	if attempts, err := modelstore.NewAttempts(filepath.Join(cfg.ModelsCache, ".loading", cfg.Name)); err == nil {
 		s.config.Loading = attempts.Loading
 	} else {
 		logger.Warn("a model that ends the process will be loaded again at each start", "error", err)

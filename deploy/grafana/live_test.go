@@ -45,6 +45,7 @@ func TestAgainstACluster(t *testing.T) {
 	}
 	defer load.Wait()
 	defer stop()
+	c.scraped(t)
 	c.restart(t, 2)
 	c.withoutShard(t)
 
@@ -188,6 +189,17 @@ func (c *cluster) call(ctx context.Context, method, url, body string) {
 	}
 	_, _ = io.Copy(io.Discard, resp.Body) // so that the connection is used again
 	_ = resp.Body.Close()
+}
+
+// scraped waits until Prometheus has seen all three nodes twice: what it has not seen grow is no increase to it, and the hand-overs of
+// a restart are some.
+func (c *cluster) scraped(t *testing.T) {
+	t.Helper()
+	limit, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	require.NoError(t, local.Await(limit, func(ctx context.Context) error {
+		return c.hasData(ctx, "count(count_over_time(footfall_handoff_seconds_count[10m]) >= 2) == 3", false)
+	}))
 }
 
 // restart has a node hand its shards over, end, and come back: what makes hand-offs.

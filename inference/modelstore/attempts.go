@@ -17,7 +17,8 @@ import (
 const mostCrashes = 2
 
 // Attempts remember over a restart which versions were being loaded when the process ended: a model can end the process that loads
-// it, and would each that follows. Its method is [inference.Config.Loading].
+// it, and would each that follows. Its method is [inference.Config.Loading]. They are of one node: what another
+// one is loading at this moment is no crash.
 type Attempts struct {
 	dir string
 
