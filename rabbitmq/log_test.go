@@ -99,7 +99,8 @@ func TestReadAhead(t *testing.T) {
 		}
 	}
 	require.Equal(t, firstPrefetch, seen[0], "10 of 100 KiB are 1 MiB: not worth another consumer")
-	require.Equal(t, 200, seen[len(seen)-1])
+	// How far it grows depends on how far behind the reader is: at most to the 200 that are the limit.
+	require.Greater(t, seen[len(seen)-1], 2*firstPrefetch, "small ones are sent ahead by many")
 	write(100, 1<<20)
 	for range 100 {
 		require.NoError(t, r.Next(t.Context(), &batch))
