@@ -21,7 +21,8 @@ type Share struct {
 	Rate      float64
 }
 
-func (s Share) plus(l Load) Share {
+// Plus is the share with one more shard.
+func (s Share) Plus(l Load) Share {
 	return Share{s.Shards + 1, s.Customers + l.Customers, s.Bytes + l.Bytes, s.Rate + l.Rate}
 }
 
@@ -55,9 +56,9 @@ func Foresee(loads []Load, members []string) Forecast {
 	}
 	for s, l := range loads {
 		if l.Owner != "" {
-			f.Before[l.Owner] = f.Before[l.Owner].plus(l)
+			f.Before[l.Owner] = f.Before[l.Owner].Plus(l)
 		}
-		f.After[f.Owners[s]] = f.After[f.Owners[s]].plus(l)
+		f.After[f.Owners[s]] = f.After[f.Owners[s]].Plus(l)
 		if l.Owner != f.Owners[s] {
 			f.Moves = append(f.Moves, Move{s, l.Owner, f.Owners[s]})
 		}

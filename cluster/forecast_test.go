@@ -30,7 +30,7 @@ func TestForesee(t *testing.T) {
 			if rapid.IntRange(0, 9).Draw(t, "nobody") == 0 {
 				loads[s].Owner = ""
 			}
-			all = all.plus(loads[s])
+			all = all.Plus(loads[s])
 		}
 		f := Foresee(loads, names("after"))
 

@@ -115,7 +115,7 @@ type OwnershipConfig struct {
 	Databases int
 	// NoShards: this node has not the role to own any.
 	NoShards bool
-	// MaxDraining is how many shards drain at once (4).
+	// MaxDraining is how many shards drain at once ([MaxDraining]).
 	MaxDraining int
 	// AcquiresPerTick bounds the Acquires between two ticks (32).
 	AcquiresPerTick int
@@ -128,6 +128,9 @@ type OwnershipConfig struct {
 	// VerifyEvery is how often the store is asked what it has for this member (5 s).
 	VerifyEvery time.Duration
 }
+
+// MaxDraining is how many shards a member drains at once, unless its configuration says otherwise.
+const MaxDraining = 4
 
 // TickEvery is how often an [Ownership] wants to hear that time has passed.
 const TickEvery = 50 * time.Millisecond
@@ -143,7 +146,7 @@ func (c OwnershipConfig) withDefaults() OwnershipConfig {
 	set(&c.FailedRetry, 250*time.Millisecond)
 	set(&c.VerifyEvery, 5*time.Second)
 	if c.MaxDraining == 0 {
-		c.MaxDraining = 4
+		c.MaxDraining = MaxDraining
 	}
 	if c.Databases == 0 {
 		c.Databases = 1

@@ -17,6 +17,7 @@ import (
 
 	"footfall/cluster"
 	"footfall/messages/footfallv1"
+	nodes "footfall/node/members"
 )
 
 // scalePlan is what 'footfall plan' prints, and keeps to be compared with what came of it.
@@ -62,9 +63,6 @@ type planLoads struct {
 const (
 	// assumedHandOver is reckoned with where no shard was ever handed over.
 	assumedHandOver = 100 * time.Millisecond
-	// handOverGap and drainsAtOnce are how members hand over.
-	handOverGap  = 25 * time.Millisecond
-	drainsAtOnce = 4
 	// planEvery is how often --watch looks.
 	planEvery = 250 * time.Millisecond
 )
@@ -172,7 +170,7 @@ func (a *app) plan(ctx context.Context, c *client, members int, with, without []
 	var handOvers []float64
 	loads := make([]cluster.Load, len(list.GetShards()))
 	for i, s := range list.GetShards() {
-		loads[i] = cluster.Load{Owner: s.GetOwner(), Customers: s.GetCustomers(), Bytes: s.GetResidentBytes(), Rate: s.GetRate()}
+		loads[i] = loadOf(s)
 		p.Epochs = append(p.Epochs, s.GetEpoch())
 		if t := s.GetTookOverSeconds(); t > 0 {
 			handOvers = append(handOvers, t)
@@ -188,7 +186,7 @@ func (a *app) plan(ctx context.Context, c *client, members int, with, without []
 		slices.Sort(handOvers)
 		p.HandOver = handOvers[len(handOvers)/2]
 	}
-	p.Duration = forecast.Duration(time.Duration(p.HandOver*float64(time.Second)), handOverGap, drainsAtOnce).Seconds()
+	p.Duration = forecast.Duration(time.Duration(p.HandOver*float64(time.Second)), nodes.CloseEvery, cluster.MaxDraining).Seconds()
 	all := slices.Collect(maps.Keys(forecast.After))
 	for name := range forecast.Before {
 		if !slices.Contains(all, name) {
@@ -200,6 +198,11 @@ func (a *app) plan(ctx context.Context, c *client, members int, with, without []
 		p.Shares = append(p.Shares, planShare{name, planLoads(forecast.Before[name]), planLoads(forecast.After[name])})
 	}
 	return p, nil
+}
+
+// loadOf is what a shard weighs.
+func loadOf(s *footfallv1.Shard) cluster.Load {
+	return cluster.Load{Owner: s.GetOwner(), Customers: s.GetCustomers(), Bytes: s.GetResidentBytes(), Rate: s.GetRate()}
 }
 
 var numbered = regexp.MustCompile(`^(.*?)(\d+)$`)

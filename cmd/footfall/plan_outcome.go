@@ -89,12 +89,7 @@ func compareWith(p *scalePlan, shards []*footfallv1.Shard) (*planOutcome, error)
 	o := &planOutcome{Planned: p.Duration, Moves: len(p.Moves), Reached: true}
 	loads := map[string]cluster.Share{}
 	for i, s := range shards {
-		sum := loads[s.GetOwner()]
-		sum.Shards++
-		sum.Customers += s.GetCustomers()
-		sum.Bytes += s.GetResidentBytes()
-		sum.Rate += s.GetRate()
-		loads[s.GetOwner()] = sum
+		loads[s.GetOwner()] = loads[s.GetOwner()].Plus(loadOf(s))
 		if s.GetEpoch() > p.Epochs[i] {
 			o.HandOver += int(s.GetEpoch() - p.Epochs[i])
 			o.LongestPause = max(o.LongestPause, s.GetTookOverSeconds())

@@ -103,8 +103,8 @@ func (s *shards) Drain(shard int, epoch uint64, report func(cluster.Event)) {
 	})
 }
 
-// closeEvery is the least time between two shards that are handed over.
-const closeEvery = 25 * time.Millisecond
+// CloseEvery is the least time between two shards that a member hands over.
+const CloseEvery = 25 * time.Millisecond
 
 // turn returns when a shard may be closed.
 func (s *shards) turn() time.Duration {
@@ -115,7 +115,7 @@ func (s *shards) turn() time.Duration {
 		s.next = now
 	}
 	wait := s.next.Sub(now)
-	s.next = s.next.Add(closeEvery)
+	s.next = s.next.Add(CloseEvery)
 	return wait
 }
 
