@@ -72,11 +72,12 @@ type Options struct {
 // without a way out, and a lost or closed connection closes its socket first, before
 // amqp091-go would wait for those locks.
 type Conn struct {
-	o    Options
-	user string
-	addr string
-	log  *slog.Logger
-	m    *connSeries
+	o      Options
+	user   string
+	addr   string
+	secure bool // TLS
+	log    *slog.Logger
+	m      *connSeries
 
 	// state is replaced, never changed; mu orders replacements.
 	mu    sync.Mutex
@@ -134,7 +135,10 @@ func Open(ctx context.Context, o Options) (*Conn, error) {
 	if o.After == nil {
 		o.After = time.After
 	}
-	c := &Conn{o: o, user: uri.Username, addr: address(uri), log: logger(o.Logger).With("connection", o.Name)}
+	c := &Conn{
+		o: o, user: uri.Username, addr: address(uri), secure: uri.Scheme == "amqps",
+		log: logger(o.Logger).With("connection", o.Name),
+	}
 	c.m = o.Metrics.conn(o.Name)
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.state.Store(&connState{changed: make(chan struct{})})
@@ -421,7 +425,7 @@ func (c *Conn) dial(ctx context.Context) (*link, error) {
 		if l.raw != nil {
 			l.drop()
 		}
-		return nil, connectError(ctx, c.addr, c.user, l.raw != nil, err)
+		return nil, connectError(ctx, c.addr, c.user, l.raw != nil, c.secure, err)
 	}
 	l.conn = conn
 	l.closes = conn.NotifyClose(make(chan *amqp.Error, 1))

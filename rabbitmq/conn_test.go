@@ -8,10 +8,12 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/stretchr/testify/require"
 
 	"footfall/deploy/local"
@@ -112,6 +114,21 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 		until(t, c, func() bool { return c.Err() == nil })
 		require.Greater(t, c.Generation(), uint64(1))
 	})
+}
+
+// The broker's refusal and the reset of the connection race each other to the client.
+func TestRefusedTLSHoweverItArrives(t *testing.T) {
+	cut := &net.OpError{Op: "write", Err: os.NewSyscallError("write", syscall.ECONNRESET)}
+	for _, err := range []error{
+		cut, syscall.EPIPE, io.EOF, amqp.ErrClosed,
+		&amqp.Error{Reason: "remote error: tls: certificate required"},
+		&amqp.Error{Reason: "read tcp 127.0.0.1:1: read: connection reset by peer"},
+	} {
+		e := connectError(t.Context(), "broker:5671", "footfall", true, true, err)
+		require.Equal(t, refusedTLS, e.Reason, err)
+		require.ErrorIs(t, e, err)
+	}
+	require.Equal(t, "handshake failed", connectError(t.Context(), "broker:5672", "footfall", true, false, cut).Reason)
 }
 
 // until waits for something that changes of a connection.

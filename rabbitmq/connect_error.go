@@ -10,6 +10,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"syscall"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 )
@@ -36,9 +37,23 @@ func (e *ConnectError) Unwrap() error { return e.Err }
 
 func address(uri amqp.URI) string { return net.JoinHostPort(uri.Host, strconv.Itoa(uri.Port)) }
 
+// refusedTLS is said of a broker that ends the connection right after the handshake. In TLS
+// 1.3 its verdict on our certificate comes only then, as an alert or, where the reset
+// overtakes the alert, as a failed read or write.
+const refusedTLS = "the broker refused the TLS connection: it may want a client certificate"
+
+// wasCut says whether the other end closed the connection. reply is what the client makes
+// of a failed read: it keeps the text alone, or says of whatever comes next that it is closed.
+func wasCut(err error, reply *amqp.Error) bool {
+	if reply != nil {
+		return reply == amqp.ErrClosed || reply.Reason == io.EOF.Error() || strings.Contains(reply.Reason, "reset by peer")
+	}
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
 // connectError puts what went wrong while connecting into words. dialled says that there
-// was a TCP connection.
-func connectError(ctx context.Context, addr, user string, dialled bool, err error) *ConnectError {
+// was a TCP connection, secure that TLS was spoken on it.
+func connectError(ctx context.Context, addr, user string, dialled, secure bool, err error) *ConnectError {
 	e := &ConnectError{Addr: addr, Err: err}
 	var (
 		authority x509.UnknownAuthorityError
@@ -49,6 +64,7 @@ func connectError(ctx context.Context, addr, user string, dialled bool, err erro
 		reply     *amqp.Error
 	)
 	errors.As(err, &reply)
+	cut := wasCut(err, reply)
 	switch {
 	case ctx.Err() != nil && dialled:
 		e.Reason, e.Err = "the broker took the connection but did not finish the handshake in time", context.Cause(ctx)
@@ -62,6 +78,8 @@ func connectError(ctx context.Context, addr, user string, dialled bool, err erro
 		e.Reason = "the broker does not speak TLS on this port: use amqp:// or its TLS port"
 	case !dialled:
 		e.Reason = "no connection"
+	case reply == nil && secure && cut:
+		e.Reason = refusedTLS
 	case reply == nil:
 		e.Reason = "handshake failed"
 	case reply == amqp.ErrCredentials:
@@ -74,10 +92,9 @@ func connectError(ctx context.Context, addr, user string, dialled bool, err erro
 		e.Reason = fmt.Sprintf("the virtual host is not open to user %q", user)
 	case reply == amqp.ErrSASL:
 		e.Reason = "the broker does not accept this way to log in"
-	case strings.Contains(reply.Reason, "tls: "):
-		// TLS 1.3: the broker's verdict on our certificate comes after the handshake.
-		e.Reason = "the broker refused the TLS connection: it may want a client certificate"
-	case reply.Reason == io.EOF.Error() || strings.Contains(reply.Reason, "reset by peer") || reply.Code == amqp.FrameError:
+	case strings.Contains(reply.Reason, "tls: "), secure && cut:
+		e.Reason = refusedTLS
+	case cut || reply.Code == amqp.FrameError:
 		e.Reason = "it closed the connection during the handshake: is this the AMQP port, and TLS as the URL says?"
 	default:
 		e.Reason = "handshake failed"
