@@ -220,18 +220,10 @@ func (s *splitter) encode(ev *footfallv1.Event) []byte {
 // readBatch takes a batch as the readers of a log do: fields beside the events mean nothing,
 // and a batch that cannot be read to its end is unreadable as a whole.
 func (s *splitter) readBatch() (why rejection, f *messages.Fault) {
-	events := 0
-	for b := s.src.body; len(b) > 0; {
-		raw, n := messages.NextInBatch(b)
-		if n < 0 {
-			return rejectUnread, &messages.Fault{Reason: "unreadable batch of events"}
-		}
-		if raw != nil {
-			events++
-		}
-		b = b[n:]
-	}
+	events, f := messages.CheckBatch(s.src.body)
 	switch {
+	case f != nil:
+		return rejectUnread, f
 	case events == 0:
 		return rejectNoEvent, noEvent
 	case events > messages.MaxJSONEvents:

@@ -51,13 +51,20 @@ func decodeLetter(l *footfallv1.DeadLetter) ([]item, error) {
 }
 
 // kindOfLetter says how a body is to be read: as its content type says, and where that is not
-// known by what it looks like. Whether its events are good is not asked.
+// known, or cannot be, by what it looks like. Whether its events are good is not asked.
 func kindOfLetter(l *footfallv1.DeadLetter) messages.RecordType {
 	content, _, err := mime.ParseMediaType(l.GetContentType())
 	if err != nil {
 		content = ""
 	}
-	if t := messages.RecordTypeOf(content, l.GetType()); t != messages.UnknownRecord {
+	switch t := messages.RecordTypeOf(content, l.GetType()); t {
+	case messages.UnknownRecord:
+	case messages.BatchRecord: // or one event that its publisher called so
+		if _, f := messages.CheckBatch(l.GetBody()); f == nil || !isEvent(l.GetBody()) {
+			return t
+		}
+		return messages.EventRecord
+	default:
 		return t
 	}
 	if content == messages.ContentJSON {
@@ -65,11 +72,10 @@ func kindOfLetter(l *footfallv1.DeadLetter) messages.RecordType {
 	}
 	var (
 		body  = l.GetBody()
-		ev    footfallv1.Event
 		batch footfallv1.EventBatch
 	)
 	switch {
-	case ev.UnmarshalVT(body) == nil && plausible(&ev):
+	case isEvent(body):
 		return messages.EventRecord
 	case batch.UnmarshalVT(body) == nil && len(batch.GetEvents()) > 0 && plausible(batch.GetEvents()[0]):
 		return messages.BatchRecord
@@ -77,6 +83,11 @@ func kindOfLetter(l *footfallv1.DeadLetter) messages.RecordType {
 		return messages.JSONRecord
 	}
 	return messages.UnknownRecord
+}
+
+func isEvent(body []byte) bool {
+	var ev footfallv1.Event
+	return ev.UnmarshalVT(body) == nil && plausible(&ev)
 }
 
 // plausible reports whether what was decoded as an event looks like one: nearly any bytes can be
