@@ -31,10 +31,10 @@ func openConn(t testing.TB, o Options) *Conn {
 }
 
 func TestOpenSaysWhatIsWrong(t *testing.T) {
-	ca, other := newAuthority(t), newAuthority(t)
-	server, client := ca.issue(t, "broker"), ca.issue(t, "client")
+	ca, other := local.TestAuthority(t), local.TestAuthority(t)
+	server, client := ca.Issue(t, "broker"), ca.Issue(t, "client")
 	broker := local.TestBroker(t, local.BrokerOptions{
-		TLS: &local.TLS{CA: ca.file, Cert: server.cert, Key: server.key, VerifyPeer: true},
+		TLS: &local.TLS{CA: ca.CA, Cert: server.Cert, Key: server.Key, VerifyPeer: true},
 	})
 	plain, tls := broker.URL(), broker.TLSURL()
 	closed, err := net.Listen("tcp", "127.0.0.1:0")
@@ -44,7 +44,7 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(func() { dumb.Close() })
 
-	good := TLSFiles{CA: ca.file, Cert: client.cert, Key: client.key}
+	good := TLSFiles{CA: ca.CA, Cert: client.Cert, Key: client.Key}
 	port := func(u, addr string) string {
 		at := strings.LastIndex(u, "@")
 		return u[:at+1] + addr + "/"
@@ -61,10 +61,10 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 		"TLS to plain port":  {Options{URL: strings.Replace(plain, "amqp:", "amqps:", 1), Files: good}, "does not speak TLS on this port"},
 		"plain to TLS port":  {Options{URL: strings.Replace(tls, "amqps:", "amqp:", 1)}, "is this the AMQP port, and TLS as the URL says?"},
 		"no CA":              {Options{URL: tls}, "not signed by a known authority"},
-		"wrong CA":           {Options{URL: tls, Files: TLSFiles{CA: other.file, Cert: client.cert, Key: client.key}}, "not signed by a known authority"},
-		"no certificate":     {Options{URL: tls, Files: TLSFiles{CA: ca.file}}, "it may want a client certificate"},
+		"wrong CA":           {Options{URL: tls, Files: TLSFiles{CA: other.CA, Cert: client.Cert, Key: client.Key}}, "not signed by a known authority"},
+		"no certificate":     {Options{URL: tls, Files: TLSFiles{CA: ca.CA}}, "it may want a client certificate"},
 		"no such file":       {Options{URL: tls, Files: TLSFiles{CA: filepath.Join(t.TempDir(), "ca.pem")}}, "TLS files"},
-		"key is missing":     {Options{URL: tls, Files: TLSFiles{CA: ca.file, Cert: client.cert}}, "needs its key"},
+		"key is missing":     {Options{URL: tls, Files: TLSFiles{CA: ca.CA, Cert: client.Cert}}, "needs its key"},
 		"other name":         {Options{URL: strings.Replace(tls, "127.0.0.1", "localhost", 1), Files: good}, "certificate is for another name"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -98,8 +98,8 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 	t.Run("renewed files are read at the next connection", func(t *testing.T) {
 		files := good
 		files.Cert, files.Key = filepath.Join(t.TempDir(), "cert.pem"), filepath.Join(t.TempDir(), "key.pem")
-		put := func(p certificate) {
-			for from, to := range map[string]string{p.cert: files.Cert, p.key: files.Key} {
+		put := func(p local.Certificate) {
+			for from, to := range map[string]string{p.Cert: files.Cert, p.Key: files.Key} {
 				pem, err := os.ReadFile(from)
 				require.NoError(t, err)
 				require.NoError(t, os.WriteFile(to, pem, 0o600))
@@ -107,10 +107,10 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 		}
 		put(client)
 		c := openConn(t, Options{URL: tls, Files: files, Name: "renewed"})
-		put(other.issue(t, "stranger"))
+		put(other.Issue(t, "stranger"))
 		c.drop()
 		until(t, c, func() bool { return c.Err() != nil && strings.Contains(c.Err().Error(), "certificate") })
-		put(ca.issue(t, "client"))
+		put(ca.Issue(t, "client"))
 		until(t, c, func() bool { return c.Err() == nil })
 		require.Greater(t, c.Generation(), uint64(1))
 	})

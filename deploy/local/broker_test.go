@@ -3,6 +3,8 @@ package local_test
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
+	"crypto/x509"
 	"net/http"
 	"os"
 	"os/exec"
@@ -102,14 +104,14 @@ func TestBrokersShareNothing(t *testing.T) {
 
 func TestBrokerWithTLS(t *testing.T) {
 	t.Parallel()
-	ca := newCA(t)
-	own := ca.issue(t, "broker")
-	b := local.TestBroker(t, local.BrokerOptions{TLS: &local.TLS{CA: ca.file, Cert: own.cert, Key: own.key, VerifyPeer: true}})
-	config := ca.client(t)
+	ca := local.TestAuthority(t)
+	own := ca.Issue(t, "broker")
+	b := local.TestBroker(t, local.BrokerOptions{TLS: &local.TLS{CA: ca.CA, Cert: own.Cert, Key: own.Key, VerifyPeer: true}})
+	config := trusting(t, ca)
 	config.Certificates = nil
 	_, err := amqp.DialTLS(b.TLSURL(), config)
 	require.Error(t, err, "without a certificate")
-	conn, err := amqp.DialTLS(b.TLSURL(), ca.client(t))
+	conn, err := amqp.DialTLS(b.TLSURL(), trusting(t, ca))
 	require.NoError(t, err)
 	require.NoError(t, conn.Close())
 }
@@ -223,4 +225,17 @@ func processes(t *testing.T, dir string) []int {
 func gone(t *testing.T, dir string) {
 	t.Helper()
 	require.Eventually(t, func() bool { return len(processes(t, dir)) == 0 }, time.Minute, 10*time.Millisecond)
+}
+
+// trusting trusts an authority and has a certificate of it.
+func trusting(t *testing.T, a *local.Authority) *tls.Config {
+	t.Helper()
+	files := a.Issue(t, "client")
+	cert, err := tls.LoadX509KeyPair(files.Cert, files.Key)
+	require.NoError(t, err)
+	ca, err := os.ReadFile(a.CA)
+	require.NoError(t, err)
+	roots := x509.NewCertPool()
+	require.True(t, roots.AppendCertsFromPEM(ca))
+	return &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
 }
