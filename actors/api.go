@@ -27,6 +27,8 @@ type Config struct {
 	MemoryBudget int64
 	// CheckpointEvery is how long changed customers wait for the next checkpoint (10 s).
 	CheckpointEvery time.Duration
+	// Databases is how many the store has (1): shard s is in s mod Databases.
+	Databases int
 	// CheckpointBytes starts a checkpoint early once so much has changed in a shard (32 MiB).
 	CheckpointBytes int64
 	// MaxQueries bounds the queries in flight per shard (256).

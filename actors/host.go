@@ -90,11 +90,12 @@ func NewHost(cfg Config, log Log, store Store, scorer Scorer) (*Host, error) {
 	h := &Host{cfg: cfg.withDefaults(), log: log, store: store}
 	h.system = actor.NewActorSystem(actor.WithLoggerFactory(func(*actor.ActorSystem) *slog.Logger { return h.cfg.Logger }))
 	cal := behavior.NewCalendar(h.cfg.Location)
+	turns := newTurns(h.cfg.Databases)
 	for id := range h.cfg.Shards {
 		s := &shard{
 			id: id, cfg: &h.cfg, log: log, store: store, scorer: scorer, cal: cal,
 			logger: h.cfg.Logger.With("shard", id), root: h.system.Root,
-			poison: map[messages.Position]string{}, residents: newResidents(), handed: &h.handed,
+			poison: map[messages.Position]string{}, residents: newResidents(), handed: &h.handed, turns: turns,
 		}
 		s.status = Status{Shard: id}
 		s.pid = h.system.Root.Spawn(actor.PropsFromProducer(func() actor.Actor { return s }))

@@ -186,6 +186,7 @@ func (s *shard) stop() {
 	s.reads.fail(&NotActiveError{Shard: s.id, State: s.state, Err: s.err})
 	s.waits.fail(&NotActiveError{Shard: s.id, State: s.state, Err: s.err})
 	s.checkpoint.fail(&NotActiveError{Shard: s.id, State: s.state, Err: s.err})
+	s.leaveTurn()
 	s.checkpoint.reset()
 	s.scoring.reset()
 	s.residents = newResidents()

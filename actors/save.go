@@ -18,6 +18,10 @@ type checkpointer struct {
 	changedBytes int64
 	letters      []messages.DeadLetter
 	writing      bool
+	// turn is the one that is waited for, or that has begun while hasTurn: see turns. hurried: it
+	// is asked for. That of the checkpoint being written is with who writes it.
+	turn             *turn
+	hasTurn, hurried bool
 	// holder waits for its checkpoint, which is the one being written while holding; held
 	// until it is done with it.
 	holder        chan<- held
@@ -91,22 +95,38 @@ func (s *shard) save() {
 		return
 	}
 	now := s.cfg.Now()
+	asked := len(c.asked) > 0 || c.holder != nil
+	if !s.wantsCheckpoint(now, asked) {
+		s.leaveTurn()
+		return
+	}
+	if s.takeTurn(asked) {
+		s.write(now)
+	}
+}
+
+// wantsCheckpoint reports whether a checkpoint is due. asked: somebody waits for it.
+func (s *shard) wantsCheckpoint(now time.Time, asked bool) bool {
+	c := &s.checkpoint
 	if c.due.IsZero() {
 		c.due = now.Add(s.jittered())
 	}
-	if now.Before(c.retryAt) && len(c.asked) == 0 {
-		return
-	}
-	nothing := len(c.changed) == 0 && len(c.letters) == 0 && s.fold.next == c.savedNext
-	switch {
-	case len(c.asked) > 0, c.holder != nil:
+	switch nothing := len(c.changed) == 0 && len(c.letters) == 0 && s.fold.next == c.savedNext; {
+	case now.Before(c.retryAt) && len(c.asked) == 0:
+		return false
+	case asked:
+		return true
 	case nothing:
-		return
-	case c.changedBytes >= s.cfg.CheckpointBytes || !now.Before(c.due):
-	case s.residents.load() > s.budget() && len(c.changed) > 0:
+		return false
 	default:
-		return
+		return c.changedBytes >= s.cfg.CheckpointBytes || !now.Before(c.due) ||
+			s.residents.load() > s.budget() && len(c.changed) > 0
 	}
+}
+
+// write begins to write a checkpoint in the turn that has come.
+func (s *shard) write(now time.Time) {
+	c := &s.checkpoint
 	cp := &messages.Checkpoint{
 		Shard: s.id, Epoch: s.epoch,
 		Meta:      s.meta(),
@@ -118,9 +138,12 @@ func (s *shard) save() {
 	c.asking, c.asked = c.asked, nil
 	c.writing, c.holding = true, c.holder != nil
 	c.due = now.Add(s.cfg.CheckpointEvery)
+	turn := c.turn
+	c.turn, c.hasTurn = nil, false
 	done := &checkpointed{life: s.life, letters: cp.Dead, next: s.fold.next}
 	go func() {
 		done.err = s.store.Checkpoint(context.Background(), cp)
+		s.turns.end(turn)
 		s.send(done)
 	}()
 }

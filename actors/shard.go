@@ -101,6 +101,7 @@ type shard struct {
 	inbox      inbox
 	reads      reads
 	checkpoint checkpointer
+	turns      *turns // the host's
 	scoring    scoring
 	waits      waits
 
@@ -185,6 +186,8 @@ func (s *shard) Receive(ctx actor.Context) {
 		if s.serves(m.reply) {
 			s.checkpoint.asked = append(s.checkpoint.asked, m.reply)
 		}
+	case *turnBegins:
+		s.turnBegins(m)
 	case *checkpointed:
 		s.checkpointed(m)
 	case *hold:

@@ -175,6 +175,7 @@ func New(o Options) (_ *Node, err error) {
 		Clock:           n.cfg.Clock,
 		MemoryBudget:    n.cfg.MemoryBudget,
 		CheckpointEvery: n.cfg.CheckpointInterval,
+		Databases:       len(n.cfg.StoreDatabases),
 		Now:             n.now,
 		Logger:          n.logger,
 		Metrics:         shardMetrics,
