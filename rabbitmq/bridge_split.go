@@ -9,7 +9,6 @@ import (
 	"hash"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -361,15 +360,7 @@ func (s *splitter) reject(why rejection, f *messages.Fault, index int, body []by
 }
 
 // clip copies what a publisher gave: valid UTF-8 of at most limit bytes.
-func clip(s string, limit int) string {
-	if len(s) > limit {
-		for limit > 0 && !utf8.RuneStart(s[limit]) {
-			limit--
-		}
-		s = s[:limit]
-	}
-	return strings.Clone(strings.ToValidUTF8(s, ""))
-}
+func clip(s string, limit int) string { return strings.Clone(messages.ClipText(s, limit)) }
 
 // quoted shows a word of a publisher in a reason.
 func quoted(s string) string { return fmt.Sprintf("%q", clip(s, 64)) }

@@ -427,6 +427,11 @@ func (c *Conn) dial(ctx context.Context) (*link, error) {
 		}
 		return nil, connectError(ctx, c.addr, c.user, l.raw != nil, c.secure, err)
 	}
+	// amqp091-go sets a deadline with each frame that it reads, and clears it once the handshake
+	// is over: who falls silent right then would be waited for without end.
+	if h := conn.Config.Heartbeat; h > 0 {
+		_ = l.raw.SetReadDeadline(time.Now().Add(h * 3 / 2))
+	}
 	l.conn = conn
 	l.closes = conn.NotifyClose(make(chan *amqp.Error, 1))
 	l.blocks = conn.NotifyBlocked(make(chan amqp.Blocking, 8))

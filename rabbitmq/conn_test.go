@@ -1,6 +1,7 @@
 package rabbitmq
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"net"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -184,6 +186,40 @@ func TestConnComesBack(t *testing.T) {
 	require.NoError(t, c.Close())
 	require.ErrorContains(t, <-waiting, "closed")
 	require.NoError(t, c.Close())
+}
+
+// A broker that is not heard any more from the moment that the handshake is over, as a frozen one
+// or one behind a lost network, is given up like any other.
+func TestConnSilentFromTheStart(t *testing.T) {
+	var dials atomic.Int64
+	dial := func(network, addr string) (net.Conn, error) {
+		conn, err := net.Dial(network, addr)
+		if err != nil || dials.Add(1) > 1 {
+			return conn, err
+		}
+		return &silentAfterOpen{Conn: conn}, nil
+	}
+	c := openConn(t, Options{URL: sharedBroker(t).URL(), Name: "silent", Heartbeat: time.Second, Dial: dial})
+	until(t, c, func() bool { return c.Generation() > 1 })
+}
+
+// silentAfterOpen passes nothing on of what comes after the last frame of a handshake.
+type silentAfterOpen struct {
+	net.Conn
+	read   []byte
+	silent bool
+}
+
+func (s *silentAfterOpen) Read(b []byte) (int, error) {
+	for s.silent {
+		if _, err := s.Conn.Read(b); err != nil {
+			return 0, err
+		}
+	}
+	n, err := s.Conn.Read(b)
+	s.read = append(s.read, b[:n]...)
+	s.silent = bytes.Contains(s.read, []byte{0, 10, 0, 41}) // connection.open-ok
+	return n, err
 }
 
 // series returns the values of some families, by name and label.
