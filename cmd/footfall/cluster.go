@@ -35,34 +35,6 @@ func (a *app) clusterCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *app) drainCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "drain MEMBER",
-		Short: "Have a member leave for good",
-		Long: `Have a member hand its shards to the others, give up its place among them, and end. It answers
-once that has begun; 'footfall cluster' shows when the member is gone.
-
-A member that is only to be restarted needs no drain: SIGTERM hands its shards over, too, and its
-place is kept for it.`,
-		Example: "  footfall cluster drain n3",
-		Args:    exactArgs("MEMBER"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.dial()
-			if err != nil {
-				return err
-			}
-			if _, err := c.DrainMember(cmd.Context(), &footfallv1.DrainMemberRequest{Member: args[0]}); err != nil {
-				return err
-			}
-			if a.output == "json" {
-				return a.printJSON(map[string]string{"member": args[0], "state": "draining"})
-			}
-			_, err = fmt.Fprintf(a.out, "%s hands its shards over and leaves: 'footfall cluster' shows when it is gone\n", args[0])
-			return err
-		},
-	}
-}
-
 func (a *app) printCluster(c *footfallv1.Cluster) error {
 	last := c.GetLastTick()
 	if last == "" {

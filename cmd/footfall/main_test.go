@@ -71,8 +71,10 @@ type fake struct {
 	footfallv1.UnimplementedCustomerServiceServer
 	footfallv1.UnimplementedAdminServiceServer
 
-	cluster  *footfallv1.Cluster
-	shards   *footfallv1.ListShardsResponse
+	cluster *footfallv1.Cluster
+	shards  *footfallv1.ListShardsResponse
+	// looks is called before shards are listed.
+	looks    func()
 	hot      *footfallv1.ListHotCustomersResponse
 	models   *footfallv1.ListModelsResponse
 	letters  *footfallv1.ListDeadLettersResponse
@@ -101,6 +103,9 @@ func (f *fake) DrainMember(_ context.Context, r *footfallv1.DrainMemberRequest) 
 }
 
 func (f *fake) ListShards(context.Context, *footfallv1.ListShardsRequest) (*footfallv1.ListShardsResponse, error) {
+	if f.looks != nil {
+		f.looks()
+	}
 	return f.shards, nil
 }
 
