@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -103,6 +104,10 @@ func TestRollouts(t *testing.T) {
 	require.ErrorContains(t, err, "bad magic number")
 	_, err = n.ShadowModel(t.Context(), &footfallv1.ShadowModelRequest{Name: "churn_risk", Version: "9"})
 	require.Equal(t, codes.NotFound, status.Code(err))
+	_, err = n.CanaryModel(t.Context(), &footfallv1.CanaryModelRequest{Name: "churn_risk", Version: "2", Limits: &footfallv1.RolloutLimits{Slowdown: .5}})
+	require.ErrorContains(t, err, "limits.slowdown: is 0.5: 1 to 1e+06 are possible, and 0 for the default")
+	_, err = n.CanaryModel(t.Context(), &footfallv1.CanaryModelRequest{Name: "churn_risk", Version: "2", Limits: &footfallv1.RolloutLimits{ErrorShare: math.NaN()}})
+	require.ErrorContains(t, err, "limits.error_share: is NaN: 0 to 1 are possible")
 	_, err = n.CanaryModel(t.Context(), &footfallv1.CanaryModelRequest{Name: "churn_risk", Version: "1", Share: 1})
 	require.Equal(t, codes.InvalidArgument, status.Code(err))
 

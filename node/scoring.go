@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -264,7 +265,7 @@ func (s *scoring) reasons() (reasons, notes []string) {
 	for _, m := range p.Models() {
 		for _, v := range m.GetVersions() {
 			if v.GetState() == "failed" {
-				notes = append(notes, fmt.Sprintf("model %s %s cannot be loaded: %s", m.GetName(), v.GetVersion(), v.GetError()))
+				notes = append(notes, strings.TrimSpace("model "+m.GetName()+" "+v.GetVersion())+" cannot be loaded: "+v.GetError())
 			}
 		}
 	}

@@ -28,7 +28,10 @@ type fineTuneFlags struct {
 }
 
 func (a *app) fineTuneCommand() *cobra.Command {
-	var f fineTuneFlags
+	var (
+		f      fineTuneFlags
+		canary string
+	)
 	cmd := &cobra.Command{
 		Use:   "fine-tune NAME --rows FILE",
 		Short: "Train a model on with new rows, and publish it as a new version where it is better",
@@ -40,14 +43,24 @@ published, as the next version. As any new version it is tried on a share of the
 of --canary, or else the node's models.canary.`,
 		Example: `  footfall features completejourney --from 2017-09-01 --out build/autumn.parquet
   footfall models fine-tune purchase_prediction --rows build/autumn.parquet
-  footfall models fine-tune churn_risk --rows a.parquet --rows b.parquet --epochs 10 --canary 0.1`,
+  footfall models fine-tune churn_risk --rows a.parquet --rows b.parquet --epochs 10 --canary 10%`,
 		Args: exactArgs("a model"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			switch {
-			case len(f.rows) == 0:
+			if len(f.rows) == 0 {
 				return usagef("--rows FILE is missing")
-			case cmd.Flags().Changed("canary") && !(f.canary > 0 && f.canary < 1):
-				return usagef("--canary %v: it is a share above 0 and below 1", f.canary)
+			}
+			if err := noZeros(cmd, "epochs", "learning-rate", "batch", "holdout"); err != nil {
+				return err
+			}
+			if cmd.Flags().Changed("canary") {
+				share, err := shareOf("canary", canary)
+				if err != nil {
+					return err
+				}
+				if share == 1 {
+					return usagef("--canary %s: it is a share below all: who is to get all customers is promoted", canary)
+				}
+				f.canary = share
 			}
 			return a.fineTune(cmd.Context(), args[0], &f)
 		},
@@ -58,7 +71,7 @@ of --canary, or else the node's models.canary.`,
 	flags.Float64Var(&f.rate, "learning-rate", 0, "the step of Adam (default 0.001)")
 	flags.Uint32Var(&f.batch, "batch", 0, "rows of a step (default 256)")
 	flags.Float64Var(&f.holdout, "holdout", 0, "the share of the rows that judge (default 0.2)")
-	flags.Float64Var(&f.canary, "canary", 0, "give the new version this share of the customers")
+	flags.StringVar(&canary, "canary", "", "give the new version this share of the customers")
 	return cmd
 }
 
@@ -290,9 +303,9 @@ func (a *app) printFineTuned(d *fineTuned) error {
 	case r.GetRefused() != "":
 		text += fmt.Sprintf("Refused: %s. %s %s serves on.\n", r.GetRefused(), d.Model, d.Parent)
 	case d.Canary > 0:
-		text += fmt.Sprintf("%s %s is published, and %.0f%% of the customers get it.\n", d.Model, r.GetVersion(), 100*d.Canary)
+		text += fmt.Sprintf("%s %s is published, and %s of the customers get it.\n", d.Model, r.GetVersion(), percent(d.Canary))
 	default:
-		text += fmt.Sprintf("%s %s is published. To try it: footfall models canary %s %s --share 0.1\n", d.Model, r.GetVersion(), d.Model, r.GetVersion())
+		text += fmt.Sprintf("%s %s is published. To try it: footfall models canary %s %s --share 10%%\n", d.Model, r.GetVersion(), d.Model, r.GetVersion())
 	}
 	_, err := fmt.Fprint(a.out, text)
 	return err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/jedib0t/go-pretty/v6/table"
@@ -61,13 +62,14 @@ func (a *app) printModels(models []*footfallv1.Model) error {
 			if v.GetTrial() != nil {
 				trials = append(trials, trialLine(m.GetName(), v))
 			}
-			row := table.Row{m.GetName(), v.GetVersion(), v.GetState(), fmt.Sprintf("%.0f%%", v.GetTraffic()*100), v.GetDevice(), count(v.GetRows())}
+			row := table.Row{m.GetName(), v.GetVersion(), v.GetState(), percent(v.GetTraffic()), v.GetDevice(), count(v.GetRows())}
 			for _, name := range measures {
 				row = append(row, measure(v.GetEvaluation(), name))
 			}
 			t.AppendRow(row)
 			if v.GetError() != "" {
-				faults = append(faults, fmt.Sprintf("%s %s: %s", m.GetName(), v.GetVersion(), oneLine(v.GetError())))
+				// A folder without a version is one, too, and its name is empty.
+				faults = append(faults, strings.TrimSpace(m.GetName()+" "+v.GetVersion())+": "+oneLine(v.GetError()))
 			}
 		}
 	}
@@ -104,6 +106,9 @@ func trialLine(model string, v *footfallv1.ModelVersion) string {
 		model, v.GetVersion(), v.GetState(), count(t.GetRows()), count(t.GetErrors()), t.GetShift(), t.GetDifference(), t.GetAbsoluteDifference(),
 		t.GetSeconds()*1e3, t.GetChampionSeconds()*1e3)
 }
+
+// percent writes a share with the digits that it was given with: 0.5% is not none.
+func percent(share float64) string { return strconv.FormatFloat(share*100, 'g', 3, 64) + "%" }
 
 // measure writes one with the digits that people compare; nothing where it was not taken.
 func measure(evaluation map[string]float64, name string) string {

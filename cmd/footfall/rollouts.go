@@ -29,15 +29,26 @@ func (l *limitFlags) proto() *footfallv1.RolloutLimits {
 	return &footfallv1.RolloutLimits{MinRows: l.minRows, ErrorShare: l.errorShare, Slowdown: l.slowdown, Shift: l.shift}
 }
 
+// noZeros refuses flags that are set to 0, which to a node means that they are not set.
+func noZeros(cmd *cobra.Command, flags ...string) error {
+	for _, name := range flags {
+		f := cmd.Flags().Lookup(name)
+		if v, err := strconv.ParseFloat(f.Value.String(), 64); f.Changed && err == nil && v == 0 {
+			return usagef("--%s %s is not possible: leave it out for the default, or give a number above 0", name, f.Value)
+		}
+	}
+	return nil
+}
+
 // shareOf reads a share as a number or in per cent.
-func shareOf(text string) (float64, error) {
+func shareOf(flag, text string) (float64, error) {
 	number, percent := strings.CutSuffix(text, "%")
 	f, err := strconv.ParseFloat(number, 64)
 	if percent {
 		f /= 100
 	}
 	if err != nil || !(f > 0 && f <= 1) {
-		return 0, fmt.Errorf("--share %q is no share: 10%% or 0.1 are", text)
+		return 0, usagef("--%s %q is no share: 10%% or 0.1 are", flag, text)
 	}
 	return f, nil
 }
@@ -62,9 +73,12 @@ func (a *app) tryCommand(action, usual string) *cobra.Command {
 		Example: fmt.Sprintf("  footfall models %s churn_risk 2 --share %s\n  footfall models %s churn_risk --max-shift 0.4", action, usual, action),
 		Args:    optionalArg("NAME", "VERSION"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			part, err := shareOf(shareText)
+			part, err := shareOf("share", shareText)
+			if err == nil {
+				err = noZeros(cmd, "min-rows", "max-errors", "max-slowdown", "max-shift")
+			}
 			if err != nil {
-				return usageError{err}
+				return err
 			}
 			name, version := args[0], ""
 			if len(args) > 1 {

@@ -3,7 +3,7 @@ package api
 import (
 	"context"
 	"errors"
-	"math"
+	"fmt"
 	"unicode/utf8"
 
 	"google.golang.org/grpc/codes"
@@ -69,15 +69,13 @@ func (s *Admin) change(ctx context.Context, c rollout.Change, l *footfallv1.Roll
 		return nil, status.Error(codes.FailedPrecondition, "this node runs no models: ask one with the role inference")
 	}
 	for _, f := range []struct {
-		name        string
-		value, most float64
-	}{{"limits.error_share", l.GetErrorShare(), 1}, {"limits.slowdown", l.GetSlowdown(), 1e6}, {"limits.shift", l.GetShift(), 1e6}} {
-		if math.IsNaN(f.value) || f.value < 0 || f.value > f.most {
-			return nil, &messages.Fault{Field: f.name, Reason: "is out of range"}
+		name               string
+		value, least, most float64
+	}{{"limits.error_share", l.GetErrorShare(), 0, 1}, {"limits.slowdown", l.GetSlowdown(), 1, 1e6}, {"limits.shift", l.GetShift(), 0, 1e6}} {
+		// 0 is what a request has that does not name it.
+		if f.value != 0 && !(f.value >= f.least && f.value <= f.most) {
+			return nil, &messages.Fault{Field: f.name, Reason: fmt.Sprintf("is %v: %v to %v are possible, and 0 for the default", f.value, f.least, f.most)}
 		}
-	}
-	if slow := l.GetSlowdown(); slow != 0 && slow < 1 {
-		return nil, &messages.Fault{Field: "limits.slowdown", Reason: "must be at least 1"}
 	}
 	c.Limits = rollout.Limits{MinRows: l.GetMinRows(), ErrorShare: l.GetErrorShare(), Slowdown: l.GetSlowdown(), Shift: l.GetShift()}
 	m, err := rollouts.Change(ctx, c)

@@ -173,8 +173,13 @@ func (r *Reader) Next(into *Labelled) error {
 			if r.group == len(groups) {
 				return io.EOF
 			}
-			r.rows = groups[r.group].Rows()
+			group := groups[r.group]
 			r.group++
+			// A group without rows has no pages to seek in: others write one for a table that is empty.
+			if group.NumRows() == 0 {
+				continue
+			}
+			r.rows = group.Rows()
 		}
 		n, err := r.rows.ReadRows(r.buffer)
 		for _, row := range r.buffer[:n] {

@@ -110,3 +110,12 @@ func TestReaderFaults(t *testing.T) {
 	require.ErrorContains(t, read(broken), "is no Parquet file")
 	require.ErrorIs(t, read(filepath.Join(t.TempDir(), "none")), os.ErrNotExist)
 }
+
+// A table without rows, as other programs write one (pyarrow): a group of none.
+func TestReaderOfAnEmptyGroup(t *testing.T) {
+	r, err := OpenReader("testdata/empty-group.parquet", "purchase_7d", false)
+	require.NoError(t, err)
+	require.Zero(t, r.Rows())
+	require.ErrorIs(t, r.Next(&Labelled{}), io.EOF)
+	require.NoError(t, r.Close())
+}
