@@ -156,7 +156,8 @@ func (w *waits) applied(customer string, id uint64) {
 }
 
 func (w *waits) rejected(customer, event string, fault messages.Fault) {
-	if event == "" {
+	// Nobody can ask for an event whose name is none; one of megabytes is not to be kept.
+	if event == "" || len(event) > messages.MaxID || len(customer) > messages.MaxID {
 		return
 	}
 	r := refusal{customer, event, fault}

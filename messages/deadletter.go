@@ -2,6 +2,8 @@ package messages
 
 import (
 	"fmt"
+	"strings"
+	"unicode/utf8"
 
 	"footfall/messages/footfallv1"
 )
@@ -66,7 +68,12 @@ func RecordTypeOf(contentType, name string) RecordType {
 	return UnknownRecord
 }
 
-// Proto is the letter of a shard as the API and other places of dead letters know it.
+// maxLetterText bounds the field and the reason of a letter, in bytes.
+const maxLetterText = 1024
+
+// Proto is the letter of a shard as stores, the API and other places of dead letters know it. A
+// publisher may have written anything in place of an ID, also what is no text and has megabytes:
+// of that as much is told as can be. The body has it as it was.
 func (l *DeadLetter) Proto(shard int) *footfallv1.DeadLetter {
 	contentType, name := l.Type.Content()
 	return &footfallv1.DeadLetter{
@@ -75,12 +82,23 @@ func (l *DeadLetter) Proto(shard int) *footfallv1.DeadLetter {
 		Shard:       uint32(shard),
 		Offset:      int64(l.Position.Offset),
 		Index:       l.Position.Index,
-		Field:       l.Field,
-		Reason:      l.Reason,
-		EventId:     l.EventID,
-		CustomerId:  l.CustomerID,
+		Field:       ClipText(l.Field, maxLetterText),
+		Reason:      ClipText(l.Reason, maxLetterText),
+		EventId:     ClipText(l.EventID, MaxID),
+		CustomerId:  ClipText(l.CustomerID, MaxID),
 		ContentType: contentType,
 		Type:        name,
 		Body:        l.Body,
 	}
+}
+
+// ClipText is what of s is valid UTF-8 within its first limit bytes.
+func ClipText(s string, limit int) string {
+	if len(s) > limit {
+		for limit > 0 && !utf8.RuneStart(s[limit]) {
+			limit--
+		}
+		s = s[:limit]
+	}
+	return strings.ToValidUTF8(s, "")
 }

@@ -1,9 +1,11 @@
 package messages
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
 )
 
 // The content of a record type names it and no other, also after a way through a store.
@@ -26,4 +28,27 @@ func TestDeadLetterOfAShard(t *testing.T) {
 	require.Equal(t, "footfall.events.3", p.GetSource())
 	require.Equal(t, JSONRecord, RecordTypeOf(p.GetContentType(), p.GetType()))
 	require.Equal(t, l.Body, p.GetBody())
+}
+
+// What stands where an ID should be may be anything: a letter of it can be written all the same.
+func TestDeadLetterOfWhatIsNoText(t *testing.T) {
+	l := DeadLetter{Field: "a\xff", Reason: strings.Repeat("é", 600), EventID: "\xff\xfee" + strings.Repeat("x", 200), CustomerID: "\xc3", Body: []byte("\xff")}
+	p := l.Proto(3)
+	require.Equal(t, "a", p.GetField())
+	require.Equal(t, strings.Repeat("é", 512), p.GetReason())
+	require.Equal(t, "e"+strings.Repeat("x", MaxID-3), p.GetEventId())
+	require.Empty(t, p.GetCustomerId())
+	require.Equal(t, l.Body, p.GetBody())
+	_, err := proto.Marshal(p)
+	require.NoError(t, err)
+}
+
+func TestClipText(t *testing.T) {
+	for _, c := range []struct {
+		in    string
+		limit int
+		want  string
+	}{{"", 0, ""}, {"abc", 3, "abc"}, {"abc", 2, "ab"}, {"éé", 3, "é"}, {"é", 1, ""}, {"a\xffb", 9, "ab"}, {"\x80\x80\x80", 1, ""}} {
+		require.Equal(t, c.want, ClipText(c.in, c.limit), "%q", c.in)
+	}
 }

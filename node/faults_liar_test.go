@@ -85,6 +85,11 @@ func testLiars(t *testing.T, b *local.Broker, vhost string) {
 			{ContentType: messages.ContentJSON, ContentEncoding: "gzip", Body: []byte(id("no gzip"))},
 			{ContentType: messages.ContentJSON, Body: []byte(strings.Repeat("[", 1000) + id(""))},
 			{Body: []byte(id("nothing at all"))},
+			// One is called the other, so that what is no ID stands where one should be.
+			{ContentType: messages.ContentProtobuf, Type: messages.TypeEvent, Body: protobufTogether([]*footfallv1.Event{event(id("batch"))})[0].Body},
+			{ContentType: messages.ContentProtobuf, Type: messages.TypeBatch, Body: encodedEvent(t, event(id("event")))},
+			{ContentType: messages.ContentProtobuf, Type: messages.TypeEvent, Body: encodedEvent(t, event(id("\xff\x80")))},
+			{ContentType: messages.ContentProtobuf, Type: messages.TypeEvent, Body: encodedEvent(t, event(id(strings.Repeat("\xe9", 200_000))))},
 		} {
 			bad(key, msg)
 			bad("any", msg)
@@ -103,6 +108,14 @@ func testLiars(t *testing.T, b *local.Broker, vhost string) {
 	require.NoError(t, err)
 	require.EqualValues(t, l.extra+1, c.GetLifetime().GetEvents()) // and that of drain
 	t.Logf("%d good messages and %d bad ones", l.extra, l.letters)
+}
+
+// encodedEvent does not ask whether its strings are text.
+func encodedEvent(t *testing.T, ev *footfallv1.Event) []byte {
+	t.Helper()
+	b, err := ev.MarshalVT()
+	require.NoError(t, err)
+	return b
 }
 
 // originOf is what the bridge gives to the only piece of a message.

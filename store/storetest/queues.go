@@ -115,8 +115,14 @@ func testDead(t *testing.T, h Harness) {
 	require.Equal(t, all[3:], deadLetters(t, s, messages.Position{Offset: 8}, 100))
 	require.Empty(t, deadLetters(t, s, messages.Position{Offset: 1 << 41}, 100))
 	// They can be read whoever owns the shard.
-	acquire(t, s, 1)
+	e = acquire(t, s, 1)
 	require.Equal(t, all, deadLetters(t, s, messages.Position{}, 100))
+	// What is no text where an ID should be keeps no checkpoint from being written.
+	odd := letter(1<<50, 0)
+	odd.EventID, odd.CustomerID = "\xffe\xc3", "\x80"
+	checkpoint(t, s, messages.Checkpoint{Shard: 1, Epoch: e, Meta: Meta(3), Dead: []messages.DeadLetter{odd}})
+	odd.EventID, odd.CustomerID = "e", ""
+	require.Equal(t, []messages.DeadLetter{odd}, deadLetters(t, s, odd.Position, 100))
 }
 
 func testDeadBound(t *testing.T, h Harness) {
