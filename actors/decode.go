@@ -3,12 +3,12 @@ package actors
 import (
 	"errors"
 	"fmt"
-	"math"
 	"strings"
 	"unsafe"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"footfall/behavior"
 	"footfall/messages"
 	"footfall/messages/footfallv1"
 )
@@ -16,13 +16,15 @@ import (
 // ahead is how many events of a message are looked at before they are folded.
 const ahead = 16
 
-// eachEvent calls do with each encoded event of a record, in order, and before that peek for
-// the next few of them. A batch that cannot be read to its end is an error, found before the
-// first call: a message counts whole or not.
-func eachEvent(rec *messages.Record, peek func(place int, raw []byte), do func(index uint32, place int, raw []byte)) error {
+// eachEvent calls do with each encoded event of a record, in order, and before that peek with
+// the next few of them, at most ahead: place is where one stood among those. A batch that cannot
+// be read to its end is an error, found before the first call: a message counts whole or not.
+// next is memory for its use.
+func eachEvent(rec *messages.Record, next *[ahead][]byte, peek func(raws [][]byte), do func(index uint32, place int, raw []byte)) error {
 	switch rec.Type {
 	case messages.EventRecord:
-		peek(0, rec.Body)
+		next[0] = rec.Body
+		peek(next[:1])
 		do(0, 0, rec.Body)
 		return nil
 	case messages.BatchRecord:
@@ -33,17 +35,10 @@ func eachEvent(rec *messages.Record, peek func(place int, raw []byte), do func(i
 	default:
 		return fmt.Errorf("record type %d is not known to this version", rec.Type)
 	}
-	for b := rec.Body; len(b) > 0; {
-		_, n := messages.NextInBatch(b)
-		if n < 0 {
-			return errors.New("unreadable batch of events")
-		}
-		b = b[n:]
+	if _, f := messages.CheckBatch(rec.Body); f != nil {
+		return f
 	}
-	var (
-		index uint32
-		next  [ahead][]byte
-	)
+	var index uint32
 	for b := rec.Body; len(b) > 0; {
 		n := 0
 		for n < ahead && len(b) > 0 {
@@ -51,10 +46,10 @@ func eachEvent(rec *messages.Record, peek func(place int, raw []byte), do func(i
 			b = b[size:]
 			if raw != nil {
 				next[n] = raw
-				peek(n, raw)
 				n++
 			}
 		}
+		peek(next[:n])
 		for place, raw := range next[:n] {
 			do(index, place, raw)
 			index++
@@ -64,14 +59,17 @@ func eachEvent(rec *messages.Record, peek func(place int, raw []byte), do func(i
 }
 
 // eachJSON is eachEvent for JSON.
-func eachJSON(body []byte, peek func(int, []byte), do func(uint32, int, []byte)) error {
+func eachJSON(body []byte, peek func([][]byte), do func(uint32, int, []byte)) error {
 	parts, err := messages.SplitJSONEvents(body)
 	if err != nil {
 		return err
 	}
-	for i, raw := range parts {
-		peek(0, raw)
-		do(uint32(i), 0, raw)
+	for at := 0; at < len(parts); at += ahead {
+		next := parts[at:min(at+ahead, len(parts))]
+		peek(next)
+		for place, raw := range next {
+			do(uint32(at+place), place, raw)
+		}
 	}
 	return nil
 }
@@ -110,68 +108,49 @@ func customerOf(kind messages.RecordType, raw []byte, guess bool) (id string, ok
 	return id, ok
 }
 
-// decoder decodes and validates events into memory that it uses again. The event it returns
-// points into the message and is good until the next call.
-type decoder struct {
-	event *footfallv1.Event
+// envelope is what an event says of itself, whatever its kind. Its strings are the message's.
+type envelope struct {
+	event, customer, producer string
+	sequence                  uint64
 }
 
-// absent marks a time that the message did not set.
-const absent = math.MinInt64
+func envelopeOf(ev *footfallv1.Event) envelope {
+	return envelope{ev.GetEventId(), ev.GetCustomerId(), ev.GetProducer(), ev.GetSequence()}
+}
 
-// decode never returns nil for the event, so that a fault can name it. kind is that of the
-// record that it stood in.
-//
-// The quick way decodes over what the last event left: its purchase with the lines' memory,
-// its timestamp. What it gives is believed only where the validator accepts it; in every
-// other case the event is decoded afresh, and that counts.
-func (d *decoder) decode(kind messages.RecordType, raw []byte, shard int, v *messages.Validator) (*footfallv1.Event, *messages.Fault) {
+// decoder decodes, validates and flattens events.
+type decoder struct {
+	scanned messages.Scanned
+}
+
+// decode fills into, unless there is a fault; the envelope is as far as it could be read. kind
+// is that of the record that the event stood in. What it cannot scan is decoded in
+// full, and that counts.
+func (d *decoder) decode(kind messages.RecordType, raw []byte, shard int, v *messages.Validator, into *behavior.Event) (envelope, *messages.Fault) {
+	var ev *footfallv1.Event
 	if kind == messages.JSONRecord {
-		return d.decodeJSON(raw, shard, v)
-	}
-	if d.reuse() {
-		if err := d.event.UnmarshalVTUnsafe(raw); err == nil && v.ValidateIn(shard, d.event) == nil {
-			return d.event, nil
+		var fault *messages.Fault
+		if ev, fault = messages.DecodeJSONEvent(raw); fault != nil {
+			event, customer := messages.PeekJSONEvent(raw)
+			return envelope{event: event, customer: customer}, fault
+		}
+	} else {
+		if s := &d.scanned; v.ScanPurchase(shard, raw, s) {
+			behavior.FlattenScanned(s, into)
+			return envelope{s.EventID, s.CustomerID, s.Producer, s.Sequence}, nil
+		}
+		ev = &footfallv1.Event{}
+		if err := ev.UnmarshalVTUnsafe(raw); err != nil {
+			return envelopeOf(ev), &messages.Fault{Reason: "unreadable event: " + err.Error()}
 		}
 	}
-	d.event = &footfallv1.Event{}
-	if err := d.event.UnmarshalVTUnsafe(raw); err != nil {
-		return d.event, &messages.Fault{Reason: "unreadable event: " + err.Error()}
+	fault := v.ValidateIn(shard, ev)
+	if fault == nil {
+		if err := behavior.Flatten(ev, into); err != nil {
+			fault = &messages.Fault{Reason: err.Error()}
+		}
 	}
-	return d.event, v.ValidateIn(shard, d.event)
-}
-
-func (d *decoder) decodeJSON(raw []byte, shard int, v *messages.Validator) (*footfallv1.Event, *messages.Fault) {
-	ev, fault := messages.DecodeJSONEvent(raw)
-	if fault != nil {
-		ev = &footfallv1.Event{}
-		ev.EventId, ev.CustomerId = messages.PeekJSONEvent(raw)
-		return ev, fault
-	}
-	d.event = ev
-	return ev, v.ValidateIn(shard, ev)
-}
-
-// reuse empties the last event where it was a purchase, keeping its memory.
-func (d *decoder) reuse() bool {
-	if d.event == nil || d.event.Time == nil {
-		return false
-	}
-	kind, ok := d.event.Kind.(*footfallv1.Event_Purchase)
-	if !ok {
-		return false
-	}
-	time, purchase := d.event.Time, kind.Purchase
-	lines := purchase.Lines
-	for _, l := range lines {
-		l.Reset()
-	}
-	purchase.Reset()
-	purchase.Lines = lines[:0]
-	d.event.Reset()
-	time.Seconds, time.Nanos = absent, 0
-	d.event.Time, d.event.Kind = time, kind
-	return true
+	return envelopeOf(ev), fault
 }
 
 func cloneString(s string) string { return strings.Clone(s) }

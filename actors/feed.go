@@ -35,9 +35,11 @@ func (s *shard) feed(m *feed) {
 	for i := range m.events {
 		e := &m.events[i]
 		if i%ahead == 0 {
-			for j := i; j < min(i+ahead, len(m.events)); j++ {
-				s.near(j-i, bytesString(m.events[j].Customer[:]))
+			ids := s.fold.ids[:min(ahead, len(m.events)-i)]
+			for j := range ids {
+				ids[j] = bytesString(m.events[i+j].Customer[:])
 			}
+			s.near(ids)
 		}
 		ev.ID, ev.Time, ev.Spend, ev.Discount, ev.Items = e.ID, e.Time, e.Spend, e.Discount, e.Items
 		ev.Departments = append(ev.Departments[:0], e.Departments[:]...)

@@ -51,13 +51,16 @@ type fold struct {
 
 	decoder decoder
 	event   behavior.Event
+	// raws are the events that come next, ids their customers.
+	raws [ahead][]byte
+	ids  [ahead]string
 }
 
 // customers is where a fold finds and keeps the state of customers.
 type customers interface {
-	// near is told of a customer that will come soon, at a place below ahead.
-	near(place int, id string)
-	// apply folds an event into a customer; it was announced at place.
+	// near is told of the customers that come next, at most ahead; "" is none.
+	near(ids []string)
+	// apply folds an event into a customer, whose place that was among those told of last.
 	apply(id string, ev *behavior.Event, at messages.Position, place int) behavior.Outcome
 	// passed is told of an event that its producer had sent before.
 	passed(id string)
@@ -82,12 +85,14 @@ func newFold(shard int, cfg *Config, cal *behavior.Calendar) *fold {
 // needs calls want with the customer of each event in the record, without decoding the rest.
 // What cannot be read is passed over: record will find it.
 func (f *fold) needs(rec *messages.Record, want func(id string)) {
-	peek := func(_ int, raw []byte) {
-		if id, ok := customerOf(rec.Type, raw, false); ok {
-			want(id)
+	peek := func(raws [][]byte) {
+		for _, raw := range raws {
+			if id, ok := customerOf(rec.Type, raw, false); ok {
+				want(id)
+			}
 		}
 	}
-	_ = eachEvent(rec, peek, func(uint32, int, []byte) {}) // an error there is record's to report
+	_ = eachEvent(rec, &f.raws, peek, func(uint32, int, []byte) {}) // an error there is record's to report
 }
 
 // record folds one record. It never fails: what cannot be folded goes to dead. An offset
@@ -100,17 +105,18 @@ func (f *fold) record(rec *messages.Record, to customers) error {
 		f.control(rec, to)
 	} else {
 		f.kind, f.again = rec.Type, rec.FromNode && f.origins.seen(rec.Origin)
-		peek := func(place int, raw []byte) {
-			if id, ok := customerOf(rec.Type, raw, true); ok {
-				to.near(place, id)
+		peek := func(raws [][]byte) {
+			for i, raw := range raws {
+				f.ids[i], _ = customerOf(rec.Type, raw, true)
 			}
+			to.near(f.ids[:len(raws)])
 		}
-		err := eachEvent(rec, peek, func(index uint32, place int, raw []byte) {
+		err := eachEvent(rec, &f.raws, peek, func(index uint32, place int, raw []byte) {
 			f.place = place
 			f.one(messages.Position{Offset: rec.Offset, Index: index}, raw, to)
 		})
 		if err != nil {
-			f.reject(rec.Type, messages.Position{Offset: rec.Offset}, &footfallv1.Event{}, &messages.Fault{Reason: err.Error()}, rec.Body, to)
+			f.reject(rec.Type, messages.Position{Offset: rec.Offset}, envelope{}, &messages.Fault{Reason: err.Error()}, rec.Body, to)
 		}
 	}
 	f.next, f.sum = rec.Offset+1, rec.Sum
@@ -121,35 +127,30 @@ func (f *fold) record(rec *messages.Record, to customers) error {
 func (f *fold) one(at messages.Position, raw []byte, to customers) {
 	f.at, f.raw = at, raw
 	if reason, ok := f.poison[at]; ok {
-		f.reject(f.eventKind(), at, &footfallv1.Event{}, &messages.Fault{Reason: reason}, raw, to)
+		f.reject(f.eventKind(), at, envelope{}, &messages.Fault{Reason: reason}, raw, to)
 		return
 	}
-	ev, fault := f.decoder.decode(f.kind, raw, f.shard, &f.validator)
+	ev, fault := f.decoder.decode(f.kind, raw, f.shard, &f.validator, &f.event)
 	if fault == nil && f.ticked {
-		fault = checkTime(ev.GetTime().GetSeconds()*1000+int64(ev.GetTime().GetNanos())/1e6, f.limit, f.lastTick)
-	}
-	if fault == nil {
-		if err := behavior.Flatten(ev, &f.event); err != nil {
-			fault = &messages.Fault{Reason: err.Error()}
-		}
+		fault = checkTime(f.event.Time, f.limit, f.lastTick)
 	}
 	if fault != nil {
 		f.reject(f.eventKind(), at, ev, fault, raw, to)
 		return
 	}
-	if f.again || ev.GetProducer() != "" && !f.producers.advance(ev.GetProducer(), ev.GetSequence()) {
+	if f.again || ev.producer != "" && !f.producers.advance(ev.producer, ev.sequence) {
 		f.duplicates++
-		to.passed(ev.GetCustomerId())
+		to.passed(ev.customer)
 		return
 	}
-	out := to.apply(ev.GetCustomerId(), &f.event, at, f.place)
+	out := to.apply(ev.customer, &f.event, at, f.place)
 	f.count(out)
 	if f.notes != nil && out != behavior.Duplicate {
 		late := int64(-1)
 		if f.ticked {
 			late = f.ended - f.event.Time
 		}
-		f.notes.folded(ev, &f.event, late)
+		f.notes.folded(ev.customer, &f.event, late)
 	}
 }
 
@@ -188,11 +189,11 @@ func (f *fold) eventKind() messages.RecordType {
 	return messages.EventRecord
 }
 
-func (f *fold) reject(kind messages.RecordType, at messages.Position, ev *footfallv1.Event, fault *messages.Fault, body []byte, to customers) {
+func (f *fold) reject(kind messages.RecordType, at messages.Position, ev envelope, fault *messages.Fault, body []byte, to customers) {
 	f.rejected++
 	to.dead(messages.DeadLetter{
 		Position: at, Field: fault.Field, Reason: fault.Reason,
-		EventID: cloneString(ev.GetEventId()), CustomerID: cloneString(ev.GetCustomerId()), Type: kind, Body: append([]byte(nil), body...),
+		EventID: cloneString(ev.event), CustomerID: cloneString(ev.customer), Type: kind, Body: append([]byte(nil), body...),
 	})
 }
 
@@ -210,7 +211,7 @@ func (f *fold) control(rec *messages.Record, to customers) {
 		return nil
 	}()
 	if fault != nil {
-		f.reject(rec.Type, at, &footfallv1.Event{}, fault, rec.Body, to)
+		f.reject(rec.Type, at, envelope{}, fault, rec.Body, to)
 		return
 	}
 	switch k := c.GetKind().(type) {
@@ -220,7 +221,7 @@ func (f *fold) control(rec *messages.Record, to customers) {
 	case *footfallv1.Control_Tick:
 		day, err := behavior.ParseDate(k.Tick.GetDate())
 		if err != nil {
-			f.reject(rec.Type, at, &footfallv1.Event{}, &messages.Fault{Field: "tick.date", Reason: err.Error()}, rec.Body, to)
+			f.reject(rec.Type, at, envelope{}, &messages.Fault{Field: "tick.date", Reason: err.Error()}, rec.Body, to)
 			return
 		}
 		if f.ticked && day <= f.lastTick {

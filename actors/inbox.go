@@ -162,11 +162,9 @@ func (s *shard) missing(rec *messages.Record) bool {
 	return n > 0
 }
 
-// near brings a customer's memory near that will be folded soon.
-func (s *shard) near(place int, id string) {
-	slot, sum := s.residents.touch(id)
-	s.hints[place] = slot
-	s.touched += uint64(sum)
+// near brings the memory of customers near that will be folded next.
+func (s *shard) near(ids []string) {
+	s.touched += s.residents.touch(ids, s.hints[:len(ids)])
 }
 
 // apply folds an event into a customer that is resident or new.

@@ -36,6 +36,9 @@ func (x *index) find(hash uint64, is func(slot uint32) bool) (slot uint32, ok bo
 	}
 }
 
+// near reads the entry that has the hash, or one close to it.
+func (x *index) near(hash uint64) uint64 { return x.entries[hash>>32>>x.shift] }
+
 // first returns the slot of the first entry that has the hash: a good guess.
 func (x *index) first(hash uint64) (slot uint32, ok bool) {
 	tag := hash >> 32

@@ -1,9 +1,6 @@
 package actors
 
-import (
-	"footfall/behavior"
-	"footfall/messages/footfallv1"
-)
+import "footfall/behavior"
 
 // notes are what a shard keeps of the events that it folds, for metrics, and to know who comes
 // most often. Nothing of them is stored. They belong to the goroutine of its shard, which hands
@@ -37,7 +34,7 @@ const hotSample = 8
 
 // folded notes an event. lateMS is how long before the end of the last day that has ended it
 // happened; negative where it is of a day that has not.
-func (n *notes) folded(ev *footfallv1.Event, flat *behavior.Event, lateMS int64) {
+func (n *notes) folded(customer string, flat *behavior.Event, lateMS int64) {
 	n.fresh = true
 	kind := flat.Kind
 	n.kinds[kind]++
@@ -53,12 +50,12 @@ func (n *notes) folded(ev *footfallv1.Event, flat *behavior.Event, lateMS int64)
 	}
 	switch {
 	case kind == behavior.Erase:
-		n.hot.forget(ev.GetCustomerId())
+		n.hot.forget(customer)
 	case flat.ID%hotSample == 0:
-		n.hot.add(ev.GetCustomerId())
+		n.hot.add(customer)
 	}
 	if kind == behavior.Purchase {
-		n.sales.add(ev, flat)
+		n.sales.add(flat)
 	}
 }
 
@@ -83,7 +80,7 @@ const (
 	salesMost  = 192
 )
 
-func (s *sales) add(ev *footfallv1.Event, flat *behavior.Event) {
+func (s *sales) add(flat *behavior.Event) {
 	if len(flat.Departments) == 0 {
 		s.none += float64(flat.Spend)
 		return
@@ -103,21 +100,11 @@ func (s *sales) add(ev *footfallv1.Event, flat *behavior.Event) {
 				continue
 			}
 			s.n++
-			d.hash, d.name = hash, departmentName(ev, hash)
+			d.hash, d.name = hash, cloneString(flat.Names[i])
 		}
 		d.amount += float64(amount)
 	}
 	s.none += float64(rest)
-}
-
-// departmentName finds the name that has a hash among an event's lines.
-func departmentName(ev *footfallv1.Event, hash uint32) string {
-	for _, l := range ev.GetPurchase().GetLines() {
-		if name := l.GetDepartment(); name != "" && behavior.Department(name) == hash {
-			return cloneString(name)
-		}
-	}
-	return unnamed
 }
 
 // handOver gives the sums to do and begins anew.

@@ -134,7 +134,7 @@ func (r *refold) run(ctx context.Context, next uint64) (again bool, err error) {
 	return false, nil
 }
 
-func (r *refold) near(int, string) {}
+func (r *refold) near([]string) {}
 
 func (r *refold) apply(id string, ev *behavior.Event, at messages.Position, _ int) behavior.Outcome {
 	if r.only != "" && r.only != id {

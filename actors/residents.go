@@ -168,21 +168,35 @@ func (r *residents) add(id string, scores []byte, rec behavior.Record) uint32 {
 	return slot
 }
 
-// touch brings the customer's memory near, if it is resident, and returns its slot. Touching
-// many customers before folding them lets the processor wait for the memory of several at
-// once, and not for one after the other.
-func (r *residents) touch(id string) (slot uint32, sum byte) {
-	slot, ok := r.index.first(r.hash(id))
-	if !ok {
-		return noSlot, 0
+// touch brings the memory of customers near and finds their slots, noSlot for one that is not
+// resident. It takes one step for all of them before it takes the next: none waits for the step
+// of another, so that the processor waits for the memory of many at once. What it returns only
+// keeps the reads from being optimised away.
+func (r *residents) touch(ids []string, slots []uint32) (sum uint64) {
+	var hashes [ahead]uint64
+	for i, id := range ids {
+		hashes[i] = r.hash(id)
+		sum += r.index.near(hashes[i])
 	}
-	p := r.slots[slot]
-	// How long the cell is would be the first thing to wait for: most are shorter than this.
-	b := r.segments[p.segment()].buf[p.offset():]
-	for at := 0; at < len(b) && at < touchBytes; at += 64 {
-		sum += b[at]
+	for i := range ids {
+		slots[i] = noSlot
+		if slot, ok := r.index.first(hashes[i]); ok {
+			slots[i] = slot
+			sum += uint64(r.slots[slot])
+		}
 	}
-	return slot, sum
+	for _, slot := range slots {
+		if slot == noSlot {
+			continue
+		}
+		p := r.slots[slot]
+		// How long the cell is would be the first thing to wait for: most are shorter than this.
+		b := r.segments[p.segment()].buf[p.offset():]
+		for at := 0; at < len(b) && at < touchBytes; at += 64 {
+			sum += uint64(b[at])
+		}
+	}
+	return sum
 }
 
 const (

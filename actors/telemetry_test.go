@@ -174,7 +174,7 @@ func TestDepartmentsAreBounded(t *testing.T) {
 			ev := sale("1", "b", day1, line(name, "1"))
 			var flat behavior.Event
 			require.NoError(t, behavior.Flatten(ev, &flat))
-			n.sales.add(ev, &flat)
+			n.sales.add(&flat)
 			total++
 		}
 		n.handOver(func(n *notes) { b.take(n, day1) })
@@ -436,7 +436,7 @@ func TestTracesHandedOverAreBounded(t *testing.T) {
 // nobodys takes every event and keeps nothing.
 type nobodys struct{}
 
-func (nobodys) near(int, string) {}
+func (nobodys) near([]string) {}
 func (nobodys) apply(string, *behavior.Event, messages.Position, int) behavior.Outcome {
 	return behavior.Applied
 }

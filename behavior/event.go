@@ -62,8 +62,10 @@ type Event struct {
 	Items uint32
 	// Departments holds Department of each line that names one; repetitions do no harm.
 	Departments []uint32
-	// Amounts are what those lines cost, in ten-thousandths; nothing that is kept of a customer
-	// comes from them.
+	// Names are the names that those lines give, and Amounts what they cost, in ten-thousandths;
+	// nothing that is kept of a customer comes from either. The names live as long as the
+	// message that they were taken from.
+	Names   []string
 	Amounts []int64
 
 	// Until is the last moment of a received campaign, Unix milliseconds; 0 if it names none.
@@ -84,7 +86,7 @@ func Department(name string) uint32 { return uint32(xxhash.Sum64String(name)) }
 // Flatten fills into with ev, which the validator of messages has accepted. It does not
 // allocate for purchases. A *messages.Fault names what it could not read.
 func Flatten(ev *footfallv1.Event, into *Event) error {
-	*into = Event{Departments: into.Departments[:0], Amounts: into.Amounts[:0], Attributes: into.Attributes[:0]}
+	into.reset()
 	if ev.GetTime() == nil {
 		return &messages.Fault{Field: "time", Reason: "is required"}
 	}
@@ -131,34 +133,57 @@ func Flatten(ev *footfallv1.Event, into *Event) error {
 	return nil
 }
 
+// FlattenScanned is [Flatten] of a purchase that was scanned.
+func FlattenScanned(p *messages.Scanned, into *Event) {
+	into.reset()
+	into.ID = EventID(p.EventID)
+	into.Time = millisOf(p.Seconds, p.Nanos)
+	into.Kind = Purchase
+	for i := range p.Lines {
+		into.line(&p.Lines[i])
+	}
+}
+
+// reset empties an event and keeps its memory.
+func (e *Event) reset() {
+	*e = Event{Departments: e.Departments[:0], Names: e.Names[:0], Amounts: e.Amounts[:0], Attributes: e.Attributes[:0]}
+}
+
 // lines sums the lines of a purchase.
 func (e *Event) lines(lines []*footfallv1.Line) error {
 	for i, l := range lines {
-		amount, err := messages.ParseMoney(l.GetAmount())
-		if err != nil {
+		flat := messages.ScannedLine{Department: l.GetDepartment(), Quantity: l.GetQuantity()}
+		var err error
+		if flat.Amount, err = messages.ParseMoney(l.GetAmount()); err != nil {
 			return lineFault(i, "amount", err)
 		}
-		e.Spend = addSaturated(e.Spend, amount)
 		if d := l.GetDiscount(); d != "" {
-			discount, err := messages.ParseMoney(d)
-			if err != nil {
+			if flat.Discount, err = messages.ParseMoney(d); err != nil {
 				return lineFault(i, "discount", err)
 			}
-			e.Discount = addSaturated(e.Discount, discount)
 		}
-		e.Items += min(l.GetQuantity(), math.MaxUint32-e.Items)
-		if name := l.GetDepartment(); name != "" {
-			e.Departments = append(e.Departments, Department(name))
-			e.Amounts = append(e.Amounts, amount)
-		}
+		e.line(&flat)
 	}
 	return nil
+}
+
+func (e *Event) line(l *messages.ScannedLine) {
+	e.Spend = addSaturated(e.Spend, l.Amount)
+	e.Discount = addSaturated(e.Discount, l.Discount)
+	e.Items += min(l.Quantity, math.MaxUint32-e.Items)
+	if l.Department != "" {
+		e.Departments = append(e.Departments, Department(l.Department))
+		e.Names = append(e.Names, l.Department)
+		e.Amounts = append(e.Amounts, l.Amount)
+	}
 }
 
 func lineFault(i int, field string, err error) error {
 	return &messages.Fault{Field: fmt.Sprintf("purchase.lines[%d].%s", i, field), Reason: err.Error()}
 }
 
-func millis(t *timestamppb.Timestamp) int64 {
-	return max(minMillis/1000, min(t.Seconds, maxMillis/1000))*1000 + int64(t.Nanos)/1_000_000
+func millis(t *timestamppb.Timestamp) int64 { return millisOf(t.Seconds, t.Nanos) }
+
+func millisOf(seconds int64, nanos int32) int64 {
+	return max(minMillis/1000, min(seconds, maxMillis/1000))*1000 + int64(nanos)/1_000_000
 }

@@ -67,16 +67,20 @@ func TestFlatten(t *testing.T) {
 	} {
 		t.Run(c.want.Kind.String(), func(t *testing.T) {
 			// What an event before left behind must not show.
-			got := Event{Departments: []uint32{1, 2, 3}, Amounts: []int64{9}, Attributes: []Attribute{{"x", "y"}}, Spend: 1, Discount: 2, Items: 3, Until: 4, Known: "z"}
+			got := Event{Departments: []uint32{1, 2, 3}, Names: []string{"x"}, Amounts: []int64{9}, Attributes: []Attribute{{"x", "y"}}, Spend: 1, Discount: 2, Items: 3, Until: 4, Known: "z"}
 			require.NoError(t, Flatten(c.ev, &got))
 			c.want.ID, c.want.Time = id, ms
 			require.ElementsMatch(t, c.want.Departments, got.Departments)
 			require.Len(t, got.Amounts, len(got.Departments))
+			require.Len(t, got.Names, len(got.Departments))
+			for i, name := range got.Names {
+				require.Equal(t, Department(name), got.Departments[i])
+			}
 			require.Len(t, got.Attributes, len(c.want.Attributes))
 			if len(c.want.Attributes) > 0 {
 				require.Equal(t, c.want.Attributes, got.Attributes)
 			}
-			c.want.Departments, c.want.Attributes, got.Departments, got.Attributes, got.Amounts = nil, nil, nil, nil, nil
+			c.want.Departments, c.want.Attributes, got.Departments, got.Attributes, got.Names, got.Amounts = nil, nil, nil, nil, nil, nil
 			require.Equal(t, c.want, got)
 		})
 	}
@@ -93,6 +97,22 @@ func TestFlatten(t *testing.T) {
 		var fault *messages.Fault
 		require.ErrorAs(t, Flatten(ev, &Event{}), &fault, field)
 		require.Equal(t, field, fault.Field)
+	}
+}
+
+// TestFlattenScanned flattens what was scanned, and the same decoded.
+func TestFlattenScanned(t *testing.T) {
+	validator := messages.Validator{Shards: 1, Currency: "USD"}
+	scanned, got := messages.Scanned{}, Event{Until: 9, Attributes: []Attribute{{"x", "y"}}}
+	for i := range 1000 {
+		ev := benchEvent(i, 100)
+		raw, err := ev.MarshalVT()
+		require.NoError(t, err)
+		require.True(t, validator.ScanPurchase(0, raw, &scanned))
+		FlattenScanned(&scanned, &got)
+		want := Event{Attributes: []Attribute{}}
+		require.NoError(t, Flatten(ev, &want))
+		require.Equal(t, want, got)
 	}
 }
 
