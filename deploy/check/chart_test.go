@@ -57,11 +57,16 @@ func values(t *testing.T, set string) map[string]any {
 // render does what helm template does: values are held against the schema, and the templates are executed.
 func render(t *testing.T, v map[string]any) (files map[string]string, err error) {
 	t.Helper()
+	return renderAs(t, "shop", v)
+}
+
+func renderAs(t *testing.T, name string, v map[string]any) (files map[string]string, err error) {
+	t.Helper()
 	chart, err := loader.LoadDir(chartDir(t))
 	require.NoError(t, err)
 	caps := common.DefaultCapabilities.Copy()
 	caps.KubeVersion = common.KubeVersion{Version: kubernetes, Major: "1", Minor: "34"}
-	release := common.ReleaseOptions{Name: "shop", Namespace: "crm", Revision: 1, IsInstall: true}
+	release := common.ReleaseOptions{Name: name, Namespace: "crm", Revision: 1, IsInstall: true}
 	all, err := commonutil.ToRenderValuesWithSchemaValidation(chart, v, release, caps, false)
 	if err != nil {
 		return nil, err
@@ -355,6 +360,80 @@ func TestChartAutoscaling(t *testing.T) {
 	}
 }
 
+// What the chart sets of a pod's environment is what extraEnv may not.
+func TestChartEnvironment(t *testing.T) {
+	for _, set := range valueSets {
+		for _, s := range decode[apps.StatefulSet](t, set, "StatefulSet") {
+			extra := []string{"TF_NUM_INTEROP_THREADS", "GOOGLE_APPLICATION_CREDENTIALS"}
+			for _, e := range s.Spec.Template.Spec.Containers[0].Env {
+				if slices.Contains(extra, e.Name) {
+					continue
+				}
+				v := values(t, "minimal")
+				v["nodes"] = map[string]any{"extraEnv": []any{map[string]any{"name": e.Name, "value": "x"}}}
+				_, err := render(t, v)
+				require.ErrorContains(t, err, e.Name)
+			}
+		}
+	}
+}
+
+// Names stay names, however long that of the release is: of services (63 bytes, no dots, a letter first), and of StatefulSets,
+// to whose name Kubernetes adds a hyphen and ten bytes in a label of 63.
+func TestChartNames(t *testing.T) {
+	for name, want := range map[string]string{
+		"shop":                  "shop-footfall",
+		"shop.crm":              "shop-crm-footfall",
+		"footfall":              "footfall",
+		strings.Repeat("a", 53): strings.Repeat("a", 42),
+		"1shop":                 "",
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := values(t, "gpu")
+			files, err := renderAs(t, name, v)
+			if want == "" {
+				require.ErrorContains(t, err, "fullnameOverride: services cannot be called 1shop-footfall")
+				v["fullnameOverride"] = "shop"
+				_, err = renderAs(t, name, v)
+				require.NoError(t, err)
+				return
+			}
+			require.NoError(t, err)
+			seen := 0
+			for _, doc := range documents(t, manifests(files)) {
+				var o struct {
+					Kind     string
+					Metadata struct{ Name string }
+				}
+				require.NoError(t, yaml.Unmarshal([]byte(doc), &o))
+				require.True(t, strings.HasPrefix(o.Metadata.Name, want), o.Metadata.Name)
+				switch o.Kind {
+				case "StatefulSet":
+					seen++
+					require.LessOrEqual(t, len(o.Metadata.Name), 52)
+				case "Service":
+					seen++
+					require.Regexp(t, `^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$`, o.Metadata.Name)
+				}
+			}
+			require.Equal(t, 4, seen)
+		})
+	}
+}
+
+// A node may write as much as it keeps of models.
+func TestChartScratch(t *testing.T) {
+	for _, s := range decode[apps.StatefulSet](t, "minimal", "StatefulSet") {
+		for _, v := range s.Spec.Template.Spec.Volumes {
+			if v.Name == "data" {
+				require.Greater(t, v.EmptyDir.SizeLimit.Value(), int64(4<<30), "models.cache_size is 4GiB")
+				return
+			}
+		}
+	}
+	require.Fail(t, "no volume")
+}
+
 // A configuration that changes starts pods anew.
 func TestChartChecksum(t *testing.T) {
 	sum := func(v map[string]any) string {
@@ -393,7 +472,23 @@ func TestChartRefuses(t *testing.T) {
 		"most below least": {func(v map[string]any) {
 			v["autoscaling"] = map[string]any{"kind": "hpa", "minReplicas": 5, "maxReplicas": 4}
 		}, "maxReplicas"},
-		"ours": {func(v map[string]any) { v["config"] = map[string]any{"http.listen": "0.0.0.0:80"} }, "http.listen"},
+		"an object store behind the policy": {func(v map[string]any) { v["config"] = map[string]any{"models.url": "s3://models"} }, "networkPolicy.extraEgress"},
+		"a section that is empty":           {func(v map[string]any) { v["nodes"] = nil }, "missing property 'nodes'"},
+		"a limit that is empty":             {func(v map[string]any) { v["shutdown"] = map[string]any{"drainSeconds": nil} }, "missing property 'drainSeconds'"},
+		"no quantity": {func(v map[string]any) {
+			v["nodes"] = map[string]any{"resources": map[string]any{"limits": map[string]any{"memory": "lots"}}}
+		}, "/nodes/resources/limits/memory"},
+		"a label of ours": {func(v map[string]any) {
+			v["nodes"] = map[string]any{"podLabels": map[string]any{"app.kubernetes.io/name": "x"}}
+		}, "nodes.podLabels"},
+		"an annotation of ours": {func(v map[string]any) {
+			v["inference"] = map[string]any{"podAnnotations": map[string]any{"checksum/config": "x"}}
+		}, "inference.podAnnotations"},
+		"environment of ours": {func(v map[string]any) {
+			v["nodes"] = map[string]any{"extraEnv": []any{map[string]any{"name": "FOOTFALL_LOG_URL", "value": "x"}}}
+		}, "nodes.extraEnv: FOOTFALL_LOG_URL"},
+		"a name with dots": {func(v map[string]any) { v["fullnameOverride"] = "shop.crm" }, "fullnameOverride"},
+		"ours":             {func(v map[string]any) { v["config"] = map[string]any{"http.listen": "0.0.0.0:80"} }, "http.listen"},
 		"no token to scrape": {func(v map[string]any) {
 			v["monitoring"] = map[string]any{"serviceMonitor": map[string]any{"enabled": true}}
 		}, "tokenSecretName"},

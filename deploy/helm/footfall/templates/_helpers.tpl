@@ -1,14 +1,16 @@
 {{- define "footfall.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 52 | trimSuffix "-" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 42 | trimSuffix "-" -}}
 {{- end -}}
 
+{{/* A name of services and of StatefulSets, which leave room for -inference and what Kubernetes adds to the names of pods and
+their revisions: 63 bytes in all, without dots, which a release may have. */}}
 {{- define "footfall.fullname" -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
+{{- .Values.fullnameOverride | trunc 42 | trimSuffix "-" -}}
 {{- else if contains (include "footfall.name" .) .Release.Name -}}
-{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
+{{- .Release.Name | replace "." "-" | trunc 42 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name (include "footfall.name" .) | trunc 52 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name (include "footfall.name" .) | replace "." "-" | trunc 42 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 
@@ -51,8 +53,25 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $most := ternary .Values.autoscaling.maxReplicas .Values.nodes.replicas (ne .Values.autoscaling.kind "") -}}
 {{- if gt (mul 2 (int $most)) (int .Values.cluster.shards) }}{{ fail (printf "cluster.shards: %d are too few for %d nodes: give each at least two, better eight" (int .Values.cluster.shards) (int $most)) }}{{ end -}}
 {{- if and .Values.inference.enabled (has "inference" .Values.nodes.roles) }}{{ fail "nodes.roles: leave inference out where inference.enabled has nodes of its own that score" }}{{ end -}}
+{{- if not (regexMatch "^[a-z]" (include "footfall.fullname" .)) }}{{ fail (printf "fullnameOverride: services cannot be called %s, which does not begin with a letter: choose a name" (include "footfall.fullname" .)) }}{{ end -}}
+{{- range $where, $pool := dict "nodes" .Values.nodes "inference" .Values.inference -}}
+{{- range $key, $_ := $pool.podLabels }}{{ if hasPrefix "app.kubernetes.io/" $key }}{{ fail (printf "%s.podLabels: %s is set by the chart" $where $key) }}{{ end }}{{ end -}}
+{{- if hasKey $pool.podAnnotations "checksum/config" }}{{ fail (printf "%s.podAnnotations: checksum/config is set by the chart" $where) }}{{ end -}}
+{{- range $env := $pool.extraEnv }}{{ if has $env.name (include "footfall.env" $ | splitList " ") }}{{ fail (printf "%s.extraEnv: %s is set by the chart" $where $env.name) }}{{ end }}{{ end -}}
+{{- end -}}
+{{- if and .Values.networkPolicy.enabled (not .Values.networkPolicy.extraEgress) -}}
+{{- range $key := list "models.url" "warehouse.url" "trace.endpoint" "inference.servers" -}}
+{{- $value := get $.Values.config $key | toString -}}
+{{- if and $value (not (hasPrefix "file:" $value)) }}{{ fail (printf "networkPolicy.extraEgress: let nodes reach what config: %s names, or set networkPolicy.enabled to false" $key) }}{{ end -}}
+{{- end -}}
+{{- end -}}
 {{- $ours := list "node.name" "node.roles" "node.zone" "http.listen" "http.advertise" "grpc.listen" "grpc.advertise" "cluster.listen" "cluster.advertise" "cluster.join" "cluster.keys_file" "log.url" "log.tls.ca" "log.tls.cert" "log.tls.key" "store.url" "shards" "timezone" "currency" "clock" "insecure" "tls.cert_file" "tls.key_file" "tls.ca_file" "tls.trust_domain" "auth.tokens_file" "drain.timeout" -}}
 {{- range $key, $_ := .Values.config }}{{ if has $key $ours }}{{ fail (printf "config: %s is set by other values" $key) }}{{ end }}{{ end -}}
+{{- end -}}
+
+{{/* What the environment of a pod has from the chart. */}}
+{{- define "footfall.env" -}}
+FOOTFALL_NODE_NAME FOOTFALL_NODE_ROLES POD_IP FOOTFALL_HTTP_ADVERTISE FOOTFALL_GRPC_ADVERTISE FOOTFALL_CLUSTER_ADVERTISE FOOTFALL_TLS_CERT_FILE FOOTFALL_TLS_KEY_FILE FOOTFALL_LOG_URL FOOTFALL_STORE_URL GOMEMLIMIT
 {{- end -}}
 
 {{/* The configuration that all pods share, as a file. */}}
@@ -221,14 +240,18 @@ spec:
         {{- if $root.Values.log.tlsSecretName }}
         - {name: log-tls, mountPath: /etc/footfall/log-tls, readOnly: true}
         {{- end }}
+        {{- if $root.Values.store.tlsSecretName }}
+        - {name: store-tls, mountPath: /etc/footfall/store-tls, readOnly: true}
+        {{- end }}
+        {{- with $pool.extraVolumeMounts }}{{ toYaml . | nindent 8 }}{{ end }}
   volumes:
     - name: config
       configMap: {name: {{ include "footfall.fullname" $root }}}
     # Log and store are elsewhere: nothing of these two is missed.
     - name: data
-      emptyDir: {sizeLimit: 1Gi}
+      emptyDir: {sizeLimit: {{ $root.Values.scratch.data }}}
     - name: tmp
-      emptyDir: {sizeLimit: 1Gi}
+      emptyDir: {sizeLimit: {{ $root.Values.scratch.tmp }}}
     {{- if not $root.Values.insecure }}
     - name: tls
       {{- if $root.Values.tls.secretName }}
@@ -257,4 +280,9 @@ spec:
     - name: log-tls
       secret: {secretName: {{ . }}, defaultMode: 288}
     {{- end }}
+    {{- with $root.Values.store.tlsSecretName }}
+    - name: store-tls
+      secret: {secretName: {{ . }}, defaultMode: 288}
+    {{- end }}
+    {{- with $pool.extraVolumes }}{{ toYaml . | nindent 4 }}{{ end }}
 {{- end -}}
