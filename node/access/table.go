@@ -36,6 +36,7 @@ var methods = map[string]Role{
 
 	"/footfall.v1.NodeService/NoteRejected": Node,
 	"/footfall.v1.NodeService/GetLastTick":  Node,
+	"/footfall.v1.NodeService/PrepareShard": Node,
 
 	"/inference.GRPCInferenceService/ServerLive":     Read,
 	"/inference.GRPCInferenceService/ServerReady":    Read,
@@ -116,6 +117,17 @@ func RoleOfRoute(method, path string) (Role, bool) {
 		}
 	}
 	return Open, false
+}
+
+// MethodsOf are the methods that an HTTP path takes; none where the table does not have it.
+func MethodsOf(path string) []string {
+	var out []string
+	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost} {
+		if _, ok := RoleOfRoute(method, path); ok {
+			out = append(out, method)
+		}
+	}
+	return out
 }
 
 // matches holds a path against a pattern, part by part.

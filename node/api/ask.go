@@ -31,6 +31,8 @@ func (s *server) ask(next http.Handler) http.Handler {
 				w.Header().Set("Connection", "close")
 			}
 			writeRefusal(w, r, refusal.GRPCStatus())
+		case len(access.MethodsOf(r.URL.Path)) > 0:
+			writeRoutingError(w, r, http.StatusMethodNotAllowed)
 		default:
 			writeRoutingError(w, r, http.StatusNotFound)
 		}

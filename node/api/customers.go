@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -67,7 +68,10 @@ func (s *Customers) get(ctx context.Context, r *footfallv1.GetCustomerRequest) (
 		}
 	}
 	if r.GetWaitFor() != "" {
-		if err := s.host.WaitFor(ctx, r.GetCustomerId(), r.GetWaitFor()); err != nil {
+		switch err := s.host.WaitFor(ctx, r.GetCustomerId(), r.GetWaitFor()); {
+		case errors.Is(err, context.DeadlineExceeded):
+			return nil, fmt.Errorf("event %q of customer %q was not applied: %w", r.GetWaitFor(), r.GetCustomerId(), err)
+		case err != nil:
 			return nil, err
 		}
 	}

@@ -140,6 +140,7 @@ func TestReplayByBody(t *testing.T) {
 		{"batch with one faulty event", messages.BatchRecord, batch(good, faulty), nil, 2, "events[1].time", "is required"},
 		{"unreadable batch", messages.BatchRecord, "\x0a\xff", nil, 0, "", "no protobuf of a batch"},
 		{"event called a batch", messages.BatchRecord, good, []string{"e"}, 1, "", ""},
+		{"batch called an event", messages.EventRecord, batch(good, pageView("g", "901")), []string{"e", "g"}, 2, "", ""},
 		{"empty batch", messages.BatchRecord, "", nil, 0, "", "holds no event"},
 		{"control", messages.ControlRecord, &footfallv1.Control{}, nil, 0, "", "control record"},
 		{"JSON event", messages.JSONRecord, j("e"), []string{"e"}, 1, "", ""},

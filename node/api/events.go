@@ -33,6 +33,7 @@ const (
 // It answers 200 where at least one event is accepted, and 400 where none is.
 func (g *Ingest) serveEvents(c *chain, limit int64) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		defer readOn(r, 4*limit)
 		kind, decode, err := decoderFor(r.Header.Get("Content-Type"))
 		if err != nil {
 			fail(w, http.StatusUnsupportedMediaType, "unsupported_media_type", err.Error())
@@ -92,6 +93,15 @@ func writeAnswer(w http.ResponseWriter, answer *footfallv1.PublishResponse) {
 	w.Header().Set("Content-Type", typeJSON)
 	w.WriteHeader(code)
 	_, _ = w.Write(append(body, '\n')) // the client may be gone
+}
+
+// readOn takes what is left of a body that was not read to its end, up to a bound, before the answer
+// goes out: most clients read none before they have sent all, and would hear of a broken connection
+// in its place. Who asks first, with Expect, is told at once.
+func readOn(r *http.Request, bound int64) {
+	if r.Header.Get("Expect") == "" {
+		_, _ = io.CopyN(io.Discard, r.Body, bound) // the answer is the same
+	}
 }
 
 // errEncoding says that a body comes in an encoding that is not known.

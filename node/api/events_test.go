@@ -1,10 +1,13 @@
 package api
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -165,6 +168,40 @@ func TestBodiesThatAreRefused(t *testing.T) {
 	r := serve(t, &scripted{}).get(t, "/v1/events")
 	require.Equal(t, http.StatusMethodNotAllowed, r.code)
 	require.Equal(t, "method_not_allowed", r.err(t).Code)
+	require.Equal(t, "POST", r.header.Get("Allow"))
+}
+
+// A client that sends all of a body before it reads the answer hears what is wrong with it.
+func TestClientsThatReadLateHearWhatIsWrong(t *testing.T) {
+	const chunked = "Transfer-Encoding: chunked"
+	body := strings.Repeat(" ", 40<<20)
+	for _, c := range []struct {
+		name, header string
+		ingest       int64
+		code         int
+	}{
+		{"too large, announced", "Content-Length: 41943040", 64 << 20, http.StatusRequestEntityTooLarge},
+		{"too large", chunked, 64 << 20, http.StatusRequestEntityTooLarge},
+		{"too much at once", chunked, 1 << 20, http.StatusTooManyRequests},
+		{"not JSON", chunked + "\r\nContent-Type: text/plain", 64 << 20, http.StatusUnsupportedMediaType},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := serve(t, &scripted{}, func(o *Options) { o.Limits.Message, o.Limits.Ingest = 16<<20, c.ingest })
+			conn, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
+			require.NoError(t, err)
+			defer conn.Close()
+			sent := body
+			if strings.HasPrefix(c.header, chunked) {
+				sent = fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(body), body)
+			}
+			_, err = io.WriteString(conn, "POST /v1/events HTTP/1.1\r\nHost: x\r\n"+c.header+"\r\n\r\n"+sent)
+			require.NoError(t, err)
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			require.NoError(t, err)
+			require.Equal(t, c.code, resp.StatusCode)
+			require.NoError(t, resp.Body.Close())
+		})
+	}
 }
 
 func TestWhatTheLogRefuses(t *testing.T) {

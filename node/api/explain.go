@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -30,7 +31,9 @@ func (s *Customers) explainable(model string) error {
 		if c.Name == model {
 			return nil
 		}
-		names = append(names, c.Name)
+		if !slices.Contains(names, c.Name) { // each version is one
+			names = append(names, c.Name)
+		}
 	}
 	if len(names) == 0 {
 		return &messages.Fault{Field: "explain", Reason: "no model serves on this node"}

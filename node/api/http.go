@@ -66,6 +66,7 @@ func newGateway(conn *inProcess) (*runtime.ServeMux, error) {
 func writeRoutingError(w http.ResponseWriter, r *http.Request, code int) {
 	switch code {
 	case http.StatusMethodNotAllowed:
+		w.Header().Set("Allow", strings.Join(access.MethodsOf(r.URL.Path), ", "))
 		fail(w, code, "method_not_allowed", r.Method+" is not what "+r.URL.Path+" takes")
 	case http.StatusBadRequest:
 		fail(w, code, "invalid_argument", "the path cannot be read")

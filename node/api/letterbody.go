@@ -64,20 +64,21 @@ func kindOfLetter(l *footfallv1.DeadLetter) messages.RecordType {
 			return t
 		}
 		return messages.EventRecord
+	case messages.EventRecord: // or the other way round
+		if isEvent(l.GetBody()) || !isBatch(l.GetBody()) {
+			return t
+		}
+		return messages.BatchRecord
 	default:
 		return t
 	}
 	if content == messages.ContentJSON {
 		return messages.JSONRecord
 	}
-	var (
-		body  = l.GetBody()
-		batch footfallv1.EventBatch
-	)
-	switch {
+	switch body := l.GetBody(); {
 	case isEvent(body):
 		return messages.EventRecord
-	case batch.UnmarshalVT(body) == nil && len(batch.GetEvents()) > 0 && plausible(batch.GetEvents()[0]):
+	case isBatch(body):
 		return messages.BatchRecord
 	case looksLikeJSON(body):
 		return messages.JSONRecord
@@ -88,6 +89,11 @@ func kindOfLetter(l *footfallv1.DeadLetter) messages.RecordType {
 func isEvent(body []byte) bool {
 	var ev footfallv1.Event
 	return ev.UnmarshalVT(body) == nil && plausible(&ev)
+}
+
+func isBatch(body []byte) bool {
+	var batch footfallv1.EventBatch
+	return batch.UnmarshalVT(body) == nil && len(batch.GetEvents()) > 0 && plausible(batch.GetEvents()[0])
 }
 
 // plausible reports whether what was decoded as an event looks like one: nearly any bytes can be

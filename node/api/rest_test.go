@@ -196,6 +196,7 @@ func TestErrorsOfCalls(t *testing.T) {
 			r := s.do(t, tt.method, tt.path, typeJSON, strings.NewReader(tt.body))
 			require.Equal(t, tt.code, r.code, r.body)
 			require.Equal(t, tt.want, r.err(t))
+			require.Equal(t, tt.code == 405, r.header.Get("Allow") == "GET, HEAD")
 			if tt.code == 429 || tt.code == 503 {
 				require.Equal(t, "1", r.header.Get("Retry-After"))
 			}
@@ -239,7 +240,7 @@ func TestDeadlines(t *testing.T) {
 	s := serve(t, h, func(o *Options) { o.Limits.Query = 20 * time.Millisecond })
 	r := s.get(t, "/v1/customers/900?wait_for=never")
 	require.Equal(t, http.StatusGatewayTimeout, r.code, r.body)
-	require.Equal(t, Error{"deadline_exceeded", "not done within the deadline", ""}, r.err(t))
+	require.Equal(t, Error{"deadline_exceeded", `event "never" of customer "900" was not applied: not done within the deadline`, ""}, r.err(t))
 
 	// A client's own is kept, shorter or longer.
 	s = serve(t, h, func(o *Options) { o.Limits.Query = time.Hour })

@@ -83,7 +83,7 @@ func statusOf(err error) *status.Status {
 	case errors.As(err, &corrupt), errors.As(err, &gap), errors.As(err, &regressed):
 		return status.New(codes.DataLoss, err.Error())
 	case errors.Is(err, context.DeadlineExceeded):
-		return status.New(codes.DeadlineExceeded, "not done within the deadline")
+		return status.New(codes.DeadlineExceeded, late(err))
 	case errors.Is(err, context.Canceled):
 		return status.New(codes.Canceled, "the client is gone")
 	}
@@ -91,6 +91,15 @@ func statusOf(err error) *status.Status {
 		return s
 	}
 	return status.New(codes.Internal, err.Error())
+}
+
+// late says what was not done in time, as far as the error does.
+func late(err error) string {
+	const words = "not done within the deadline"
+	if what, ok := strings.CutSuffix(err.Error(), context.DeadlineExceeded.Error()); ok {
+		return what + words
+	}
+	return err.Error() + ": " + words
 }
 
 func detailed(code codes.Code, message string, details ...protoadapt.MessageV1) *status.Status {
