@@ -104,6 +104,8 @@ does it; --with and --without name them otherwise. Those that leave are supposed
 				return usagef("--compare goes by the plan that it is given")
 			case compare != "":
 				p, err = readPlan(compare)
+			case cmd.Flags().Changed("members") && members < 1:
+				return usagef("--members must be 1 or more")
 			case members < 1 && len(with)+len(without) == 0:
 				return usagef("--members is missing")
 			default:
@@ -156,11 +158,21 @@ func (a *app) plan(ctx context.Context, c *client, members int, with, without []
 		}
 	}
 	p := &scalePlan{Made: a.now().UTC()}
+	fits := func(members int) error {
+		if n := len(list.GetShards()); members > n {
+			return fmt.Errorf("%d members for %d shards: some would have none ('footfall reshard' doubles the shards)", members, n)
+		}
+		return nil
+	}
+	// Before names are made for them, which a million of takes for ever.
+	if err := fits(members); err != nil {
+		return nil, err
+	}
 	if p.Members, err = scaled(here, members, with, without); err != nil {
 		return nil, err
 	}
-	if n := len(list.GetShards()); len(p.Members) > n {
-		return nil, fmt.Errorf("%d members for %d shards: some would have none ('footfall reshard' doubles the shards)", len(p.Members), n)
+	if err := fits(len(p.Members)); err != nil {
+		return nil, err
 	}
 	apart := func(from, not []string) []string {
 		return slices.DeleteFunc(slices.Clone(from), func(name string) bool { return slices.Contains(not, name) })

@@ -61,6 +61,15 @@ func TestPlan(t *testing.T) {
 }
 
 // Names go on with their numbers, and the highest leave first.
+// More members than could have shards are refused before anything is reckoned with them.
+func TestPlanOfTooManyMembers(t *testing.T) {
+	addr := serve(t, planned())
+	r := footfall(t, "", "plan", "--members", "2000000000", "--node", addr)
+	require.Equal(t, result{exitFailed, "", "footfall: 2000000000 members for 16 shards: some would have none ('footfall reshard' doubles the shards)\n"}, r)
+	r = footfall(t, "", "plan", "--members", "-1", "--node", addr)
+	require.Equal(t, result{exitUsage, "", "footfall: --members must be 1 or more: see 'footfall plan --help'\n"}, r)
+}
+
 func TestScaled(t *testing.T) {
 	for _, tt := range []struct {
 		here, with, without string
