@@ -104,6 +104,7 @@ type Status struct {
 	// Checkpointed is the first offset that is not in the last checkpoint: from there on the
 	// shard needs its log.
 	Checkpointed   uint64
+	saved          messages.Mark
 	Lag            uint64
 	Customers      uint64
 	Resident       uint64

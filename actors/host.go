@@ -202,6 +202,7 @@ func (h *Host) drain(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("stop shard %d: %w", s.id, err))
 		}
 		s.readers.Wait()
+		s.standby.end()
 	}
 	h.system.Shutdown()
 	return errors.Join(errs...)

@@ -63,6 +63,14 @@ func (s *shard) open() {
 		m := &opened{life: life}
 		m.err = s.acquire(ctx, m)
 		s.send(m)
+		if m.err != nil {
+			return
+		}
+		// The record comes back with the others. Nobody waits for more.
+		begin := &footfallv1.Control{Node: s.cfg.Node, Kind: &footfallv1.Control_Epoch{Epoch: &footfallv1.EpochBegin{Epoch: m.epoch, Token: m.token}}}
+		if err := s.appendControl(ctx, begin); err != nil && ctx.Err() == nil {
+			s.send(&failed{life, err})
+		}
 	}()
 }
 
@@ -74,16 +82,9 @@ func (s *shard) acquire(ctx context.Context, m *opened) (err error) {
 	if m.meta, err = s.store.Load(ctx, s.id, m.epoch); err != nil {
 		return err
 	}
-	if m.reader, err = s.log.Open(ctx, s.id, messages.Mark{Next: m.meta.GetNextOffset(), Sum: m.meta.GetSum()}); err != nil {
-		return err
-	}
 	// Two lives may have the same epoch where a store was lost, so an owner draws a token.
 	m.token = 1 + rand.Uint64N(math.MaxUint64)
-	begin := &footfallv1.Control{Node: s.cfg.Node, Kind: &footfallv1.Control_Epoch{Epoch: &footfallv1.EpochBegin{Epoch: m.epoch, Token: m.token}}}
-	if err = s.appendControl(ctx, begin); err != nil {
-		err = errors.Join(err, m.reader.Close())
-		m.reader = nil
-	}
+	m.reader, err = s.attach(ctx, messages.Mark{Next: m.meta.GetNextOffset(), Sum: m.meta.GetSum()})
 	return err
 }
 
@@ -154,7 +155,7 @@ func (s *shard) restore(m *footfallv1.CheckpointMeta) error {
 	}
 	s.reported = s.fold.tally()
 	s.unknown = slices.Clone(m.ProtoReflect().GetUnknown())
-	s.checkpoint.savedNext = m.GetNextOffset()
+	s.checkpoint.saved = messages.Mark{Next: m.GetNextOffset(), Sum: m.GetSum()}
 	s.models.refs = m.GetModels()
 	s.scoring.versions = versionsOf(m.GetServing())
 	s.customers = m.GetCustomers()
@@ -218,8 +219,8 @@ func (s *shard) fail(err error) {
 	s.leave(err)
 }
 
-// drain gives the shard up, whatever it is at: one that works stops reading, checkpoints and
-// is released; what the log holds beyond is the next owner's. One that failed, or was never
+// drain gives the shard up, whatever it is at: one that works stops reading, and is released
+// with its last checkpoint (see save); what the log holds beyond is the next owner's. One that failed, or was never
 // acquired, has nothing to checkpoint; it is released under the epoch that the caller knows.
 func (s *shard) drain(m *drain) {
 	s.leaving = append(s.leaving, m.reply)
@@ -234,9 +235,6 @@ func (s *shard) drain(m *drain) {
 	case Recovering, Active:
 		s.state = Draining
 		s.inbox.stopReading()
-		saved := make(chan error, 1)
-		s.checkpoint.asked = append(s.checkpoint.asked, saved)
-		s.release(s.epoch, saved)
 	case Idle, Failed:
 		s.state = Draining
 		s.giveUp(m.epoch, nil)
@@ -249,7 +247,7 @@ func (s *shard) giveUp(epoch uint64, err error) {
 	switch {
 	case epoch > 0:
 		s.epoch = epoch
-		s.release(epoch, nil)
+		s.release(epoch)
 	case s.told == nil:
 		s.idle(nil) // alone with its store
 	default:
@@ -257,19 +255,10 @@ func (s *shard) giveUp(epoch uint64, err error) {
 	}
 }
 
-// release releases the shard, after a checkpoint where saved is not nil.
-func (s *shard) release(epoch uint64, saved <-chan error) {
+// release releases a shard of which there is nothing to checkpoint.
+func (s *shard) release(epoch uint64) {
 	life := s.life
-	go func() {
-		var err error
-		if saved != nil {
-			err = <-saved
-		}
-		if err == nil {
-			err = s.store.Release(context.Background(), s.id, epoch)
-		}
-		s.send(&released{life, err})
-	}()
+	go func() { s.send(&released{life, s.store.Release(context.Background(), s.id, epoch)}) }()
 }
 
 func (s *shard) released(m *released) {

@@ -41,6 +41,16 @@ func (s *gatedStore) Release(ctx context.Context, shard int, epoch uint64) error
 	return nil
 }
 
+func (s *gatedStore) Checkpoint(ctx context.Context, c *messages.Checkpoint) error {
+	err := s.memStore.Checkpoint(ctx, c)
+	if err == nil && c.Release {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.released = append(s.released, fmt.Sprintf("%d/%d with its checkpoint", c.Shard, c.Epoch))
+	}
+	return err
+}
+
 // told collects what an opener hears.
 type told struct {
 	mu   sync.Mutex
@@ -88,11 +98,11 @@ func TestShardsComeAndGo(t *testing.T) {
 		var idle *NotActiveError
 		require.ErrorAs(t, err, &idle)
 
-		// Given up in order: a checkpoint, then the release.
+		// Given up in order: released with its last checkpoint.
 		h.Close(shard, 1, closer.hear)
 		require.Equal(t, []string{"idle 1"}, closer.heard())
 		require.Empty(t, opener.heard())
-		require.Equal(t, []string{fmt.Sprintf("%d/1", shard)}, store.released)
+		require.Equal(t, []string{fmt.Sprintf("%d/1 with its checkpoint", shard)}, store.released)
 		require.EqualValues(t, 1, store.metas[shard].GetCustomers())
 
 		// Again, with what was folded.

@@ -28,9 +28,9 @@ type checkpointer struct {
 	holding, held bool
 	due           time.Time
 	// retryAt is when a checkpoint may be tried after one failed.
-	retryAt   time.Time
-	last      time.Time
-	savedNext uint64
+	retryAt time.Time
+	last    time.Time
+	saved   messages.Mark // what the last one holds
 	// asked is answered by the next checkpoint, asking by the one that is being written.
 	asked, asking []chan<- error
 }
@@ -40,8 +40,10 @@ type (
 	checkpointed  struct {
 		life    uint64
 		letters []messages.DeadLetter
-		next    uint64
-		err     error
+		saved   messages.Mark
+		// released: the shard was given up with it.
+		released bool
+		err      error
 	}
 	// hold checkpoints, and lets none follow until release is called, so that a reader of the
 	// store sees one cut.
@@ -88,14 +90,14 @@ func (s *shard) mustSave() bool {
 }
 
 // save begins a checkpoint where one is due: by time, by size, for want of memory, or
-// because somebody asked.
+// because somebody asked. The one of a shard that is given up is its last, and releases it.
 func (s *shard) save() {
 	c := &s.checkpoint
 	if c.writing || c.held {
 		return
 	}
 	now := s.cfg.Now()
-	asked := len(c.asked) > 0 || c.holder != nil
+	asked := len(c.asked) > 0 || c.holder != nil || s.state == Draining
 	if !s.wantsCheckpoint(now, asked) {
 		s.leaveTurn()
 		return
@@ -111,7 +113,9 @@ func (s *shard) wantsCheckpoint(now time.Time, asked bool) bool {
 	if c.due.IsZero() {
 		c.due = now.Add(s.jittered())
 	}
-	switch nothing := len(c.changed) == 0 && len(c.letters) == 0 && s.fold.next == c.savedNext; {
+	switch nothing := len(c.changed) == 0 && len(c.letters) == 0 && s.fold.next == c.saved.Next; {
+	case s.state == Draining:
+		return true
 	case now.Before(c.retryAt) && len(c.asked) == 0:
 		return false
 	case asked:
@@ -132,6 +136,7 @@ func (s *shard) write(now time.Time) {
 		Meta:      s.meta(),
 		Customers: s.changedCustomers(),
 		Dead:      c.letters,
+		Release:   s.state == Draining,
 	}
 	c.inFlight, c.changed = c.changed, c.inFlight[:0]
 	c.changedBytes, c.letters = 0, nil
@@ -140,7 +145,7 @@ func (s *shard) write(now time.Time) {
 	c.due = now.Add(s.cfg.CheckpointEvery)
 	turn := c.turn
 	c.turn, c.hasTurn = nil, false
-	done := &checkpointed{life: s.life, letters: cp.Dead, next: s.fold.next}
+	done := &checkpointed{life: s.life, letters: cp.Dead, saved: messages.Mark{Next: s.fold.next, Sum: s.fold.sum}, released: cp.Release}
 	go func() {
 		done.err = s.store.Checkpoint(context.Background(), cp)
 		s.turns.end(turn)
@@ -195,8 +200,11 @@ func (s *shard) checkpointed(m *checkpointed) {
 	}
 	c.inFlight = c.inFlight[:0]
 	if m.err == nil {
-		c.last, c.savedNext = s.cfg.Now(), m.next
+		c.last, c.saved = s.cfg.Now(), m.saved
 		s.holding(nil)
+		if m.released {
+			s.idle(nil)
+		}
 		return
 	}
 	s.holding(m.err)
@@ -233,7 +241,7 @@ func (s *shard) holding(err error) {
 	}
 	c.held = true
 	life := s.life
-	c.holder <- held{epoch: s.epoch, next: c.savedNext, release: func() { s.send(&unhold{life}) }}
+	c.holder <- held{epoch: s.epoch, next: c.saved.Next, release: func() { s.send(&unhold{life}) }}
 }
 
 func (s *shard) unhold(m *unhold) {

@@ -105,6 +105,8 @@ type shard struct {
 	scoring    scoring
 	waits      waits
 
+	standby standby
+
 	// readers are the goroutines that pull from the log.
 	readers sync.WaitGroup
 	// queries counts the queries in flight; written by the callers.
@@ -340,7 +342,7 @@ func (s *shard) publish() {
 	s.count()
 	st := Status{
 		Shard: s.id, State: s.state, Epoch: s.epoch, Err: s.err, TookOver: s.tookOver,
-		LastCheckpoint: s.checkpoint.last, Checkpointed: s.checkpoint.savedNext,
+		LastCheckpoint: s.checkpoint.last, Checkpointed: s.checkpoint.saved.Next, saved: s.checkpoint.saved,
 	}
 	if f := s.fold; f != nil {
 		st.Next, st.Customers = f.next, s.customers

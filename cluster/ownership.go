@@ -414,7 +414,7 @@ func (o *Ownership) shardEvent(e Event) {
 		}
 	case ReleasedElsewhere:
 		if k := o.slot(e.Shard, Acquiring); k != nil {
-			k.hinted = k.asked
+			k.hinted, k.holder = k.asked, ""
 			k.retryAt, k.tries = o.now, 0
 		}
 	}

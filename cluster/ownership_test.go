@@ -215,3 +215,19 @@ func TestLeaving(t *testing.T) {
 	m.step(1700, m.renewed(3200), "verify")
 	require.False(t, m.Locate(1, m.at(1800)).Leaving, "another may have taken it since")
 }
+
+// A shard is with its old owner until that has told that it is released: from then on it comes here.
+func TestOwnershipHint(t *testing.T) {
+	m := newMachine(t, OwnershipConfig{Shards: 2})
+	m.step(0, members(MemberActive, MemberActive), "")
+	m.step(0, Ready{}, "")
+	m.step(1, m.renewed(1500), "verify, announce active, acquire 0")
+	m.step(2, Refused{0, "b", time.Second}, "")
+	require.Equal(t, "b", m.Locate(0, m.at(2)).Owner)
+	m.step(3, ReleasedElsewhere{0}, "acquire 0")
+	l := m.Locate(0, m.at(3))
+	require.True(t, l.Coming)
+	require.Equal(t, "a", l.Owner)
+	m.step(4, Refused{0, "b", time.Second}, "") // the word was early, or b has it again
+	require.Equal(t, "b", m.Locate(0, m.at(4)).Owner)
+}

@@ -40,6 +40,8 @@ type Checkpoint struct {
 	// earlier one. Writing it again changes nothing, also where it was dropped or removed since.
 	Dead   []DeadLetter
 	Outbox []OutboxRow
+	// Release gives the shard up with it: it is its owner's last.
+	Release bool
 }
 
 // Identity is what folded state depends on beside the log. It is stored at creation and

@@ -251,6 +251,15 @@ func (l *Log) publisher(ctx context.Context, shard int) (*Publisher, error) {
 	return p, nil
 }
 
+// Prepare opens what the first append to a shard needs. It waits for that, or for ctx.
+func (l *Log) Prepare(ctx context.Context, shard int) error {
+	if err := l.check(ctx, shard); err != nil {
+		return err
+	}
+	_, err := l.publisher(ctx, shard)
+	return err
+}
+
 // Close ends the log's connections. Appends and readers that wait get *messages.UnavailableError.
 // It is idempotent.
 func (l *Log) Close() error {

@@ -169,6 +169,103 @@ func (x *RejectedEvent) GetReason() string {
 	return ""
 }
 
+type PrepareShardRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Shard uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	// Up to where the last checkpoint holds the log: the offset after it, and the checksum of the message before that.
+	NextOffset    uint64 `protobuf:"varint,2,opt,name=next_offset,json=nextOffset,proto3" json:"next_offset,omitempty"`
+	Sum           uint32 `protobuf:"varint,3,opt,name=sum,proto3" json:"sum,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrepareShardRequest) Reset() {
+	*x = PrepareShardRequest{}
+	mi := &file_footfall_v1_node_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrepareShardRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrepareShardRequest) ProtoMessage() {}
+
+func (x *PrepareShardRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_footfall_v1_node_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrepareShardRequest.ProtoReflect.Descriptor instead.
+func (*PrepareShardRequest) Descriptor() ([]byte, []int) {
+	return file_footfall_v1_node_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *PrepareShardRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *PrepareShardRequest) GetNextOffset() uint64 {
+	if x != nil {
+		return x.NextOffset
+	}
+	return 0
+}
+
+func (x *PrepareShardRequest) GetSum() uint32 {
+	if x != nil {
+		return x.Sum
+	}
+	return 0
+}
+
+type PrepareShardResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrepareShardResponse) Reset() {
+	*x = PrepareShardResponse{}
+	mi := &file_footfall_v1_node_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrepareShardResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrepareShardResponse) ProtoMessage() {}
+
+func (x *PrepareShardResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_footfall_v1_node_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrepareShardResponse.ProtoReflect.Descriptor instead.
+func (*PrepareShardResponse) Descriptor() ([]byte, []int) {
+	return file_footfall_v1_node_proto_rawDescGZIP(), []int{4}
+}
+
 type GetLastTickRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -177,7 +274,7 @@ type GetLastTickRequest struct {
 
 func (x *GetLastTickRequest) Reset() {
 	*x = GetLastTickRequest{}
-	mi := &file_footfall_v1_node_proto_msgTypes[3]
+	mi := &file_footfall_v1_node_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -189,7 +286,7 @@ func (x *GetLastTickRequest) String() string {
 func (*GetLastTickRequest) ProtoMessage() {}
 
 func (x *GetLastTickRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_node_proto_msgTypes[3]
+	mi := &file_footfall_v1_node_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -202,7 +299,7 @@ func (x *GetLastTickRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLastTickRequest.ProtoReflect.Descriptor instead.
 func (*GetLastTickRequest) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_node_proto_rawDescGZIP(), []int{3}
+	return file_footfall_v1_node_proto_rawDescGZIP(), []int{5}
 }
 
 type GetLastTickResponse struct {
@@ -215,7 +312,7 @@ type GetLastTickResponse struct {
 
 func (x *GetLastTickResponse) Reset() {
 	*x = GetLastTickResponse{}
-	mi := &file_footfall_v1_node_proto_msgTypes[4]
+	mi := &file_footfall_v1_node_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -227,7 +324,7 @@ func (x *GetLastTickResponse) String() string {
 func (*GetLastTickResponse) ProtoMessage() {}
 
 func (x *GetLastTickResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_footfall_v1_node_proto_msgTypes[4]
+	mi := &file_footfall_v1_node_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -240,7 +337,7 @@ func (x *GetLastTickResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLastTickResponse.ProtoReflect.Descriptor instead.
 func (*GetLastTickResponse) Descriptor() ([]byte, []int) {
-	return file_footfall_v1_node_proto_rawDescGZIP(), []int{4}
+	return file_footfall_v1_node_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetLastTickResponse) GetDate() string {
@@ -263,13 +360,20 @@ const file_footfall_v1_node_proto_rawDesc = "" +
 	"customerId\x12\x19\n" +
 	"\bevent_id\x18\x02 \x01(\tR\aeventId\x12\x14\n" +
 	"\x05field\x18\x03 \x01(\tR\x05field\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\"\x14\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"^\n" +
+	"\x13PrepareShardRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x1f\n" +
+	"\vnext_offset\x18\x02 \x01(\x04R\n" +
+	"nextOffset\x12\x10\n" +
+	"\x03sum\x18\x03 \x01(\rR\x03sum\"\x16\n" +
+	"\x14PrepareShardResponse\"\x14\n" +
 	"\x12GetLastTickRequest\")\n" +
 	"\x13GetLastTickResponse\x12\x12\n" +
-	"\x04date\x18\x01 \x01(\tR\x04date2\xb4\x01\n" +
+	"\x04date\x18\x01 \x01(\tR\x04date2\x89\x02\n" +
 	"\vNodeService\x12S\n" +
 	"\fNoteRejected\x12 .footfall.v1.NoteRejectedRequest\x1a!.footfall.v1.NoteRejectedResponse\x12P\n" +
-	"\vGetLastTick\x12\x1f.footfall.v1.GetLastTickRequest\x1a .footfall.v1.GetLastTickResponseB)Z'footfall/messages/footfallv1;footfallv1b\x06proto3"
+	"\vGetLastTick\x12\x1f.footfall.v1.GetLastTickRequest\x1a .footfall.v1.GetLastTickResponse\x12S\n" +
+	"\fPrepareShard\x12 .footfall.v1.PrepareShardRequest\x1a!.footfall.v1.PrepareShardResponseB)Z'footfall/messages/footfallv1;footfallv1b\x06proto3"
 
 var (
 	file_footfall_v1_node_proto_rawDescOnce sync.Once
@@ -283,22 +387,26 @@ func file_footfall_v1_node_proto_rawDescGZIP() []byte {
 	return file_footfall_v1_node_proto_rawDescData
 }
 
-var file_footfall_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_footfall_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_footfall_v1_node_proto_goTypes = []any{
 	(*NoteRejectedRequest)(nil),  // 0: footfall.v1.NoteRejectedRequest
 	(*NoteRejectedResponse)(nil), // 1: footfall.v1.NoteRejectedResponse
 	(*RejectedEvent)(nil),        // 2: footfall.v1.RejectedEvent
-	(*GetLastTickRequest)(nil),   // 3: footfall.v1.GetLastTickRequest
-	(*GetLastTickResponse)(nil),  // 4: footfall.v1.GetLastTickResponse
+	(*PrepareShardRequest)(nil),  // 3: footfall.v1.PrepareShardRequest
+	(*PrepareShardResponse)(nil), // 4: footfall.v1.PrepareShardResponse
+	(*GetLastTickRequest)(nil),   // 5: footfall.v1.GetLastTickRequest
+	(*GetLastTickResponse)(nil),  // 6: footfall.v1.GetLastTickResponse
 }
 var file_footfall_v1_node_proto_depIdxs = []int32{
 	2, // 0: footfall.v1.NoteRejectedRequest.events:type_name -> footfall.v1.RejectedEvent
 	0, // 1: footfall.v1.NodeService.NoteRejected:input_type -> footfall.v1.NoteRejectedRequest
-	3, // 2: footfall.v1.NodeService.GetLastTick:input_type -> footfall.v1.GetLastTickRequest
-	1, // 3: footfall.v1.NodeService.NoteRejected:output_type -> footfall.v1.NoteRejectedResponse
-	4, // 4: footfall.v1.NodeService.GetLastTick:output_type -> footfall.v1.GetLastTickResponse
-	3, // [3:5] is the sub-list for method output_type
-	1, // [1:3] is the sub-list for method input_type
+	5, // 2: footfall.v1.NodeService.GetLastTick:input_type -> footfall.v1.GetLastTickRequest
+	3, // 3: footfall.v1.NodeService.PrepareShard:input_type -> footfall.v1.PrepareShardRequest
+	1, // 4: footfall.v1.NodeService.NoteRejected:output_type -> footfall.v1.NoteRejectedResponse
+	6, // 5: footfall.v1.NodeService.GetLastTick:output_type -> footfall.v1.GetLastTickResponse
+	4, // 6: footfall.v1.NodeService.PrepareShard:output_type -> footfall.v1.PrepareShardResponse
+	4, // [4:7] is the sub-list for method output_type
+	1, // [1:4] is the sub-list for method input_type
 	1, // [1:1] is the sub-list for extension type_name
 	1, // [1:1] is the sub-list for extension extendee
 	0, // [0:1] is the sub-list for field type_name
@@ -315,7 +423,7 @@ func file_footfall_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_footfall_v1_node_proto_rawDesc), len(file_footfall_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

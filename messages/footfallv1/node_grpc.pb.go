@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	NodeService_NoteRejected_FullMethodName = "/footfall.v1.NodeService/NoteRejected"
 	NodeService_GetLastTick_FullMethodName  = "/footfall.v1.NodeService/GetLastTick"
+	NodeService_PrepareShard_FullMethodName = "/footfall.v1.NodeService/PrepareShard"
 )
 
 // NodeServiceClient is the client API for NodeService service.
@@ -34,6 +35,9 @@ type NodeServiceClient interface {
 	NoteRejected(ctx context.Context, in *NoteRejectedRequest, opts ...grpc.CallOption) (*NoteRejectedResponse, error)
 	// GetLastTick is asked of the owner of shard 0, who drives the clock.
 	GetLastTick(ctx context.Context, in *GetLastTickRequest, opts ...grpc.CallOption) (*GetLastTickResponse, error)
+	// PrepareShard tells the next owner of a shard that it is about to be released. It is answered once that one is ready to
+	// take it over, which may have to wait for others that come to it.
+	PrepareShard(ctx context.Context, in *PrepareShardRequest, opts ...grpc.CallOption) (*PrepareShardResponse, error)
 }
 
 type nodeServiceClient struct {
@@ -64,6 +68,16 @@ func (c *nodeServiceClient) GetLastTick(ctx context.Context, in *GetLastTickRequ
 	return out, nil
 }
 
+func (c *nodeServiceClient) PrepareShard(ctx context.Context, in *PrepareShardRequest, opts ...grpc.CallOption) (*PrepareShardResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PrepareShardResponse)
+	err := c.cc.Invoke(ctx, NodeService_PrepareShard_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NodeServiceServer is the server API for NodeService service.
 // All implementations must embed UnimplementedNodeServiceServer
 // for forward compatibility.
@@ -75,6 +89,9 @@ type NodeServiceServer interface {
 	NoteRejected(context.Context, *NoteRejectedRequest) (*NoteRejectedResponse, error)
 	// GetLastTick is asked of the owner of shard 0, who drives the clock.
 	GetLastTick(context.Context, *GetLastTickRequest) (*GetLastTickResponse, error)
+	// PrepareShard tells the next owner of a shard that it is about to be released. It is answered once that one is ready to
+	// take it over, which may have to wait for others that come to it.
+	PrepareShard(context.Context, *PrepareShardRequest) (*PrepareShardResponse, error)
 	mustEmbedUnimplementedNodeServiceServer()
 }
 
@@ -90,6 +107,9 @@ func (UnimplementedNodeServiceServer) NoteRejected(context.Context, *NoteRejecte
 }
 func (UnimplementedNodeServiceServer) GetLastTick(context.Context, *GetLastTickRequest) (*GetLastTickResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetLastTick not implemented")
+}
+func (UnimplementedNodeServiceServer) PrepareShard(context.Context, *PrepareShardRequest) (*PrepareShardResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PrepareShard not implemented")
 }
 func (UnimplementedNodeServiceServer) mustEmbedUnimplementedNodeServiceServer() {}
 func (UnimplementedNodeServiceServer) testEmbeddedByValue()                     {}
@@ -148,6 +168,24 @@ func _NodeService_GetLastTick_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _NodeService_PrepareShard_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PrepareShardRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).PrepareShard(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_PrepareShard_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).PrepareShard(ctx, req.(*PrepareShardRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // NodeService_ServiceDesc is the grpc.ServiceDesc for NodeService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -162,6 +200,10 @@ var NodeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetLastTick",
 			Handler:    _NodeService_GetLastTick_Handler,
+		},
+		{
+			MethodName: "PrepareShard",
+			Handler:    _NodeService_PrepareShard_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -104,7 +104,7 @@ func New(o Options) (*API, error) {
 	a.GRPC = newGRPC(c, o.Limits, o.Access, o.Tracing, a.health, ingest, customers, admin)
 	if nodes != nil {
 		ingest.nodes = nodes
-		footfallv1.RegisterNodeServiceServer(a.GRPC, &between{host: o.Host})
+		footfallv1.RegisterNodeServiceServer(a.GRPC, &between{host: o.Host, nodes: o.Cluster})
 	}
 	if inferenceServer != nil {
 		inferencev2.RegisterGRPCInferenceServiceServer(a.GRPC, inferenceServer)

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"footfall/messages"
 	"footfall/messages/footfallv1"
@@ -14,7 +16,8 @@ import (
 // between is what the nodes of a cluster tell and ask each other beside what they pass on.
 type between struct {
 	footfallv1.UnimplementedNodeServiceServer
-	host Host
+	host  Host
+	nodes Cluster
 }
 
 // NoteRejected implements the gRPC service.
@@ -28,6 +31,15 @@ func (b *between) NoteRejected(_ context.Context, r *footfallv1.NoteRejectedRequ
 // GetLastTick implements the gRPC service.
 func (b *between) GetLastTick(context.Context, *footfallv1.GetLastTickRequest) (*footfallv1.GetLastTickResponse, error) {
 	return &footfallv1.GetLastTickResponse{Date: b.host.LastTick(clockShard)}, nil
+}
+
+// PrepareShard implements the gRPC service.
+func (b *between) PrepareShard(ctx context.Context, r *footfallv1.PrepareShardRequest) (*footfallv1.PrepareShardResponse, error) {
+	if n := uint32(len(b.nodes.Owners())); r.GetShard() >= n {
+		return nil, status.Errorf(codes.InvalidArgument, "shard: there are shards 0 to %d, not %d", n-1, r.GetShard())
+	}
+	err := b.nodes.Prepare(ctx, int(r.GetShard()), messages.Mark{Next: r.GetNextOffset(), Sum: r.GetSum()})
+	return &footfallv1.PrepareShardResponse{}, err
 }
 
 const (

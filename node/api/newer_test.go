@@ -60,6 +60,8 @@ func (n *newerNode) Conn(string) (grpc.ClientConnInterface, error) { return n, n
 func (*newerNode) Stale(int) time.Duration { return 0 }
 func (*newerNode) DrainForGood()           {}
 
+func (*newerNode) Prepare(context.Context, int, messages.Mark) error { return nil }
+
 // Invoke answers over the wire's bytes, as a connection does.
 func (n *newerNode) Invoke(_ context.Context, method string, args, reply any, _ ...grpc.CallOption) error {
 	request, ok := args.(proto.Message)

@@ -34,6 +34,8 @@ type Cluster interface {
 	Conn(address string) (grpc.ClientConnInterface, error)
 	// Stale is how long this node has not been sure of a shard that runs here.
 	Stale(shard int) time.Duration
+	// Prepare gets ready to take a shard over that its owner is about to release, with a mark to read on from.
+	Prepare(ctx context.Context, shard int, at messages.Mark) error
 	// DrainForGood has this node hand over its shards, give up its place, and end.
 	DrainForGood()
 }

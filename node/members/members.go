@@ -16,6 +16,8 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"footfall/cluster"
+	"footfall/messages"
+	"footfall/messages/footfallv1"
 	"footfall/node/api"
 )
 
@@ -93,6 +95,7 @@ func New(ctx context.Context, o Options) (_ *Members, err error) {
 	m.self.Incarnation, m.self.State = m.incarnation, cluster.MemberJoining
 	m.life, m.end = context.WithCancel(context.Background())
 	m.shards = newShards(m.life, o.Host, o.Store, m.self.Name, m.incarnation, m.self.Shards)
+	m.shards.offer = m.offer
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, m.Close())
@@ -252,6 +255,30 @@ func (m *Members) nameAt(address string) string {
 // Conn implements api.Cluster.
 func (m *Members) Conn(address string) (grpc.ClientConnInterface, error) {
 	return m.peers.conn(address)
+}
+
+// Prepare implements api.Cluster.
+func (m *Members) Prepare(ctx context.Context, shard int, at messages.Mark) error {
+	return m.shards.arrivals.prepare(ctx, shard, func() error { return m.shards.host.Prepare(ctx, shard, at) })
+}
+
+// offer tells the next owner of a shard that it will be released soon.
+func (m *Members) offer(ctx context.Context, shard int, at messages.Mark) error {
+	to := m.loop.Owners()[shard]
+	for _, member := range m.gossip.Members() {
+		if member.Name != to || to == m.self.Name {
+			continue
+		}
+		conn, err := m.peers.conn(member.GRPC)
+		if err != nil {
+			return err
+		}
+		_, err = footfallv1.NewNodeServiceClient(conn).PrepareShard(api.PassOn(ctx, m.self.Name), &footfallv1.PrepareShardRequest{
+			Shard: uint32(shard), NextOffset: at.Next, Sum: at.Sum,
+		})
+		return err
+	}
+	return nil
 }
 
 // Stale implements api.Cluster.

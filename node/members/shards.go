@@ -17,15 +17,19 @@ type Host interface {
 	Close(shard int, epoch uint64, told func(actors.Change))
 	Drop(shard int)
 	CheckpointShard(ctx context.Context, shard int) error
+	Saved(shard int) messages.Mark
+	Prepare(ctx context.Context, shard int, at messages.Mark) error
+	Forget(shard int)
 }
 
 // shards opens and closes the shards of a host as the cluster's loop wants it, and translates
 // what becomes of them.
 //
-// A shard that is to be handed over is checkpointed while it goes on, and then closed: what the
-// second checkpoint has to write is little, so that nobody notices the pause. They are closed one
-// after the other, with a little time in between: whoever takes them over has work to do for each,
-// and all of them at once would wait for the last.
+// A shard that is to be handed over is checkpointed while it goes on, offered to its next owner,
+// and closed once that one is ready (see arrivals): what is left to do while nobody answers for it
+// is little, so that nobody notices the pause. They are closed one after the other, with a little
+// time in between: whoever takes them over has work to do for each, and all of them at once would
+// wait for the last.
 //
 // Of a Drain without an epoch nobody knows whether the store has the shard for this member: an
 // Acquire may have ended in a lost connection. Where the host released what that Acquire had
@@ -38,6 +42,10 @@ type shards struct {
 	// ctx ends with the member, and with it calls to the store.
 	ctx   context.Context //nolint:containedctx // it is the member's life, not a call's
 	calls sync.WaitGroup
+	// offer tells the next owner of a shard that it is about to be released, and returns once that one is ready; nil where
+	// nobody is told.
+	offer    func(ctx context.Context, shard int, at messages.Mark) error
+	arrivals *arrivals
 
 	mu sync.Mutex // guards what follows
 	// last is the highest epoch that the host told of each shard, before what it was when the
@@ -52,7 +60,7 @@ type shards struct {
 var _ cluster.Host = (*shards)(nil)
 
 func newShards(ctx context.Context, host Host, store Store, name, incarnation string, n int) *shards {
-	return &shards{host: host, store: store, name: name, incarnation: incarnation, ctx: ctx, last: make([]uint64, n), before: make([]uint64, n), commands: make([]uint64, n)}
+	return &shards{arrivals: newArrivals(host), host: host, store: store, name: name, incarnation: incarnation, ctx: ctx, last: make([]uint64, n), before: make([]uint64, n), commands: make([]uint64, n)}
 }
 
 // Acquire implements cluster.Host.
@@ -67,6 +75,7 @@ func (s *shards) Acquire(shard int, report func(cluster.Event)) {
 		case actors.Recovering:
 			report(cluster.Acquired{Shard: shard, Epoch: c.Epoch})
 		case actors.Active:
+			s.arrivals.over(shard)
 			report(cluster.Activated{Shard: shard})
 		case actors.Idle:
 			report(cluster.Released{Shard: shard})
@@ -94,6 +103,7 @@ func (s *shards) Drain(shard int, epoch uint64, report func(cluster.Event)) {
 		ctx, cancel := context.WithTimeout(s.ctx, saveWithin)
 		defer cancel()
 		_ = s.host.CheckpointShard(ctx, shard) // the second one tells
+		s.offered(ctx, shard)
 		s.await(s.turn())
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -101,6 +111,27 @@ func (s *shards) Drain(shard int, epoch uint64, report func(cluster.Event)) {
 			s.close(shard, epoch, command, report)
 		}
 	})
+}
+
+const (
+	// offerWithin bounds how long the next owner of a shard may take to be ready: it is released all the same.
+	offerWithin = 2 * time.Second
+	// offerFresh is after how long the checkpoint before that one was ready counts as old.
+	offerFresh = 100 * time.Millisecond
+)
+
+// offered returns once the next owner of a shard is ready for it, or does not know how to be, or takes too long.
+func (s *shards) offered(ctx context.Context, shard int) {
+	if s.offer == nil {
+		return
+	}
+	began := time.Now()
+	within, cancel := context.WithTimeout(ctx, offerWithin)
+	defer cancel()
+	_ = s.offer(within, shard, s.host.Saved(shard))
+	if time.Since(began) > offerFresh {
+		_ = s.host.CheckpointShard(ctx, shard)
+	}
 }
 
 // CloseEvery is the least time between two shards that a member hands over.

@@ -47,6 +47,12 @@ func (s *stub) CheckpointShard(_ context.Context, shard int) error {
 	return nil
 }
 
+func (*stub) Saved(shard int) messages.Mark { return messages.Mark{Next: uint64(10 * shard)} }
+
+func (*stub) Prepare(context.Context, int, messages.Mark) error { return nil }
+
+func (s *stub) Forget(shard int) { s.note("forget %d", shard) }
+
 func (s *stub) Release(_ context.Context, shard int, epoch uint64) error {
 	s.note("release %d/%d", shard, epoch)
 	return nil

@@ -318,9 +318,13 @@ func (s *Store) Release(ctx context.Context, shard int, epoch uint64) error {
 	}
 	defer leave()
 	return s.commitAs(sh, epoch, s.db.Pebble.NewBatch(), func(b *pebble.Batch) error {
-		sh.owner = ""
-		return setOwner(b, shard, epoch, "")
+		return release(b, sh, shard, epoch)
 	})
+}
+
+func release(b *pebble.Batch, sh *shard, shard int, epoch uint64) error {
+	sh.owner = ""
+	return setOwner(b, shard, epoch, "")
 }
 
 // Owner returns who has the shard, and its epoch: "" and 0 where nobody ever had.
@@ -359,16 +363,18 @@ func (s *Store) Checkpoint(ctx context.Context, c *messages.Checkpoint) error {
 		return errors.Join(err, b.Close())
 	}
 	err = s.commitAs(sh, c.Epoch, b, func(b *pebble.Batch) error {
-		if len(c.Dead) == 0 {
-			return nil
+		if len(c.Dead) > 0 {
+			dead, err := s.addDead(b, sh, c.Dead)
+			if err != nil {
+				return err
+			}
+			// Said before it is written: where that fails, the store takes no more.
+			s.deadDropped.Add(dead.dropped - sh.dead.dropped)
+			sh.dead = dead
 		}
-		dead, err := s.addDead(b, sh, c.Dead)
-		if err != nil {
-			return err
+		if c.Release {
+			return release(b, sh, c.Shard, c.Epoch)
 		}
-		// Said before it is written: where that fails, the store takes no more.
-		s.deadDropped.Add(dead.dropped - sh.dead.dropped)
-		sh.dead = dead
 		return nil
 	})
 	if err != nil {

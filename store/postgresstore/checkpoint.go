@@ -64,6 +64,9 @@ func (s *Store) Checkpoint(ctx context.Context, c *messages.Checkpoint) error {
 			INSERT INTO footfall_checkpoints (shard, write_id, meta) VALUES ($1, $2, $3)
 			ON CONFLICT (shard) DO UPDATE SET write_id = excluded.write_id, meta = excluded.meta`,
 			c.Shard, write, sealed(metaKind, c.Shard, nil, meta))
+		if c.Release {
+			w.queue(0, release, c.Shard)
+		}
 		return w.flush(ctx)
 	})
 	if err != nil {

@@ -83,10 +83,12 @@ func free(ctx context.Context, tx pgx.Tx, shard int, member, incarnation string)
 	return err
 }
 
+const release = `UPDATE footfall_shards SET owner = '', incarnation = '' WHERE shard = $1`
+
 // Release gives the shard up: it has no owner then, and its epoch stays.
 func (s *Store) Release(ctx context.Context, shard int, epoch uint64) error {
 	return s.writeAs(ctx, shard, epoch, writing, func(ctx context.Context, tx pgx.Tx, _ *shardRow, _ int) error {
-		_, err := tx.Exec(ctx, `UPDATE footfall_shards SET owner = '', incarnation = '' WHERE shard = $1`, shard)
+		_, err := tx.Exec(ctx, release, shard)
 		return err
 	})
 }

@@ -95,8 +95,12 @@ func testOracle(t *testing.T, h Harness) {
 					number++
 					c.Outbox = append(c.Outbox, messages.OutboxRow{Seq: number, Body: fmt.Append(nil, number)})
 				}
+				c.Release = rapid.IntRange(0, 3).Draw(rt, "release") == 0
 				if !allowed(rt, o, epoch, s.Checkpoint(ctx, c)) {
 					return
+				}
+				if c.Release {
+					o.owner = ""
 				}
 				o.meta = c.Meta
 				for _, r := range c.Customers {
