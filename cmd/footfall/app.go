@@ -72,12 +72,19 @@ func run(ctx context.Context, a *app, args []string) int {
 	case errors.Is(err, errReported):
 		return exitFailed
 	case errors.As(err, &usage) || !a.started:
-		fmt.Fprintf(a.err, "footfall: %v: see '%s --help'\n", err, cmd.CommandPath())
+		fmt.Fprintf(a.err, "footfall: %s: see '%s --help'\n", usageText(err), cmd.CommandPath())
 		return exitUsage
 	default:
 		fmt.Fprintf(a.err, "footfall: %s\n", a.explain(ctx, err))
 		return exitFailed
 	}
+}
+
+// usageText is one line, also of several faults. What the parser of a flag's value says of itself
+// is left out.
+func usageText(err error) string {
+	text, _, _ := strings.Cut(err.Error(), " flag: strconv.")
+	return strings.ReplaceAll(text, "\n", "; ")
 }
 
 // explain turns an error into one line that says what to do.

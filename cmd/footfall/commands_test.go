@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -187,6 +188,8 @@ func TestErrors(t *testing.T) {
 		{"deadletters fix 1-2-3 --set time", 2, "footfall: --set time: it is FIELD=VALUE: see 'footfall deadletters fix --help'\n"},
 		{"deadletters fix 1-2-3 --set lines[=1", 2, "footfall: --set lines[=1: brackets hold a number, such as lines[0], or a name: see 'footfall deadletters fix --help'\n"},
 		{"deadletters fix 1-2-3 --unset a..b", 2, "footfall: --unset a..b: a field is missing after the dot: see 'footfall deadletters fix --help'\n"},
+		{"verify --shard x", 2, "footfall: invalid argument \"x\" for \"--shard\": see 'footfall verify --help'\n"},
+		{"reshard", 2, "footfall: give one of --data and --config; give one of --into and --into-config: see 'footfall reshard --help'\n"},
 		{"plan", 2, "footfall: --members is missing: see 'footfall plan --help'\n"},
 		{"plan --members 2 --compare x", 2, "footfall: --compare goes by the plan that it is given: see 'footfall plan --help'\n"},
 		{"plan --compare no/such", 1, "footfall: open no/such: no such file or directory\n"},
@@ -227,6 +230,10 @@ func TestErrors(t *testing.T) {
 }
 
 func TestNoNode(t *testing.T) {
+	for _, node := range []string{"", "shop", "https://shop/"} {
+		require.Equal(t, result{exitUsage, "", "footfall: --node " + strconv.Quote(node) + ": it is HOST:PORT, as 127.0.0.1:8081: see 'footfall shards --help'\n"},
+			footfall(t, "", "shards", "--node", node))
+	}
 	r := footfall(t, "", "shards", "--node", "127.0.0.1:1")
 	require.Equal(t, exitFailed, r.code)
 	require.Contains(t, r.err, "footfall: no node is ready at 127.0.0.1:1 (")

@@ -26,6 +26,9 @@ func (a *app) doors() (target string, options []grpc.DialOption, err error) {
 		target = rest
 	}
 	target = strings.TrimSuffix(target, "/")
+	if !strings.Contains(target, ":") {
+		return "", nil, usagef("--node %q: it is HOST:PORT, as 127.0.0.1:8081", a.node)
+	}
 	transport := insecure.NewCredentials()
 	if secure {
 		config := &tls.Config{MinVersion: tls.VersionTLS13}
