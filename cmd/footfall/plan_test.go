@@ -60,7 +60,6 @@ func TestPlan(t *testing.T) {
 	require.Contains(t, r.err, "after 1ms the cluster is not as planned")
 }
 
-// Names go on with their numbers, and the highest leave first.
 // More members than could have shards are refused before anything is reckoned with them.
 func TestPlanOfTooManyMembers(t *testing.T) {
 	addr := serve(t, planned())
@@ -70,6 +69,7 @@ func TestPlanOfTooManyMembers(t *testing.T) {
 	require.Equal(t, result{exitUsage, "", "footfall: --members must be 1 or more: see 'footfall plan --help'\n"}, r)
 }
 
+// Names go on with their numbers, and the highest leave first.
 func TestScaled(t *testing.T) {
 	for _, tt := range []struct {
 		here, with, without string
