@@ -106,6 +106,7 @@ type link struct {
 	gen     uint64
 	conn    *amqp.Connection
 	raw     net.Conn // below TLS
+	out     *corkedConn
 	closes  chan *amqp.Error
 	blocks  chan amqp.Blocking
 	dropped sync.Once
@@ -412,10 +413,10 @@ func (c *Conn) dial(ctx context.Context) (*link, error) {
 		if err != nil {
 			return nil, err
 		}
-		l.raw = raw
+		l.raw, l.out = raw, &corkedConn{Conn: raw}
 		// A broker that says nothing holds the handshake no longer than ctx.
 		unwatch = context.AfterFunc(ctx, l.drop)
-		return raw, nil
+		return l.out, nil
 	}
 	conn, err := amqp.DialConfig(c.o.URL, config)
 	if !unwatch() && err == nil {

@@ -2,10 +2,12 @@ package rabbitmq
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,7 +29,7 @@ type PublisherOptions struct {
 }
 
 // Publisher publishes on one channel in confirm mode. All methods may be called from any
-// goroutine; messages that one goroutine gives are sent in its order.
+// goroutine; messages that one goroutine gives for one exchange and key are sent in its order.
 //
 //	Publish ─► queue ─► writer ─► broker
 //	  bounded,           │          │ confirm, refusal, return
@@ -43,9 +45,10 @@ type PublisherOptions struct {
 //     was sent and lost may be stored or not; nobody can know.
 //  3. What waits in the queue when a channel is lost fails with it and is not sent on the
 //     next: its caller decides, in order.
-//  4. Publishers of one connection take turns, with all that waits. A stream is written in
-//     chunks, a chunk being what has come by then: where messages of many streams alternate,
-//     each becomes a chunk, which costs the broker twice as much to write and to read.
+//  4. Publishers of one connection take turns, with all that waits, what has one key together
+//     and all in one piece. A stream is written in chunks, a chunk being what has come by then:
+//     where messages of many streams alternate, each becomes a chunk, which costs the broker
+//     twice as much to write and to read.
 //  5. A returned message is told from the confirmed by itself: the broker sends it back
 //     before it confirms it, and returns come in the order of sending.
 type Publisher struct {
@@ -359,6 +362,8 @@ type life struct {
 	unsettled chan *sending
 	room      chan struct{} // holds one for each message of the window
 
+	run []*sending // the writer's: what is sent in one turn
+
 	// The settler's: returns that no message was found for yet.
 	returned []amqp.Return
 }
@@ -388,28 +393,46 @@ func (l *life) write() error {
 
 // sendRun sends a message, for which there is room, and those that wait behind it, while the
 // other publishers of the connection wait: else their messages would alternate with these.
-func (l *life) sendRun(s *sending) error {
+func (l *life) sendRun(s *sending) (err error) {
 	l.p.conn.turn.Lock()
 	defer l.p.conn.turn.Unlock()
-	for range maxRun {
+	run := l.gather(s)
+	if link := l.p.conn.state.Load().link; link != nil && len(run) > 1 {
+		link.out.cork()
+		defer func() { err = errors.Join(err, link.out.uncork()) }()
+	}
+	for i, s := range run {
 		if err := l.send(s); err != nil {
+			for _, s := range run[i+1:] {
+				s.conf.settle(&LostError{Exchange: s.exchange, Key: s.key, Err: err})
+			}
 			return err
 		}
-		if len(l.p.queue) == 0 { // nobody else takes from it
-			return nil
-		}
+	}
+	return nil
+}
+
+// gather takes a run out of the queue, of which s is the first, and sorts it by key.
+func (l *life) gather(s *sending) []*sending {
+	clear(l.run)
+	l.run = append(l.run[:0], s)
+	for len(l.run) < maxRun && len(l.p.queue) > 0 { // nobody else takes from it
 		select {
 		case l.room <- struct{}{}:
+			l.run = append(l.run, <-l.p.queue)
+			continue
 		default:
-			return nil
 		}
-		s = <-l.p.queue
+		break
 	}
-	return l.send(s)
+	slices.SortStableFunc(l.run, func(a, b *sending) int {
+		return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(a.exchange, b.exchange))
+	})
+	return l.run
 }
 
 // maxRun bounds what is sent in one turn.
-const maxRun = 64
+const maxRun = 256
 
 // send writes a message.
 func (l *life) send(s *sending) (err error) {
