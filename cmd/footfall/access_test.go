@@ -42,6 +42,13 @@ func TestTokensStayHome(t *testing.T) {
 	require.NotContains(t, out.String()+errs.String(), "s3cr3t")
 }
 
+// A token for ingest is enough to publish.
+func TestPublishAsksNothing(t *testing.T) {
+	event := `{"event_id":"e","customer_id":"900","time":"2017-01-01T12:00:00Z","page_view":{}}`
+	r := footfall(t, event+"\n"+event, "publish", "-", "--node", serve(t, &fake{mute: true}))
+	require.Equal(t, result{exitOK, "2 accepted, 0 rejected\n", ""}, r)
+}
+
 func TestTokenCommand(t *testing.T) {
 	t.Chdir(t.TempDir())
 	r := footfall(t, "", "token", "shop", "--roles", "ingest,read", "--expires", "24h", "--file", "tokens.yaml")

@@ -104,7 +104,7 @@ func (a *app) explain(ctx context.Context, err error) string {
 		case strings.Contains(text, "x509:"):
 			return fmt.Sprintf("the node at %s is not believed (%s): name its CA with --ca", a.node, oneLine(text))
 		case strings.Contains(text, "error reading server preface"):
-			return fmt.Sprintf("what answers at %s does not speak as expected (%s): a node with TLS is named as https://HOST:PORT", a.node, oneLine(text))
+			return fmt.Sprintf("what answers at %s does not speak as expected (%s): name the address of gRPC (grpc.listen), as https://HOST:PORT where the node has TLS", a.node, oneLine(text))
 		}
 		return fmt.Sprintf("no node is ready at %s (%s): start one with 'footfall node', or name another with --node", a.node, oneLine(s.Message()))
 	case codes.DeadlineExceeded:

@@ -86,10 +86,19 @@ type fake struct {
 	explanation *footfallv1.Explanation
 	// waited is told of each WaitIdle.
 	waited func(scored bool)
+	// mute answers no questions, as a node that is shown a token for ingest alone.
+	mute bool
 }
 
 func (f *fake) GetCluster(context.Context, *footfallv1.GetClusterRequest) (*footfallv1.Cluster, error) {
+	if f.mute {
+		return nil, status.Error(codes.PermissionDenied, "the token lacks the role read: it has ingest")
+	}
 	return f.cluster, nil
+}
+
+func (f *fake) Publish(_ context.Context, b *footfallv1.EventBatch) (*footfallv1.PublishResponse, error) {
+	return &footfallv1.PublishResponse{Accepted: uint32(len(b.GetEvents()))}, nil
 }
 
 func (f *fake) DrainMember(_ context.Context, r *footfallv1.DrainMemberRequest) (*footfallv1.DrainMemberResponse, error) {

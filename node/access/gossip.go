@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"slices"
@@ -46,6 +47,12 @@ func PruneGossipKeys(path string) (keys int, err error) {
 	return keys, err
 }
 
+// isGossipKey tells what nodes read as a key: base64 of 16, 24 or 32 bytes.
+func isGossipKey(line string) bool {
+	key, err := base64.StdEncoding.DecodeString(line)
+	return err == nil && (len(key) == 16 || len(key) == 24 || len(key) == gossipKeyBytes)
+}
+
 // changeKeys writes a file of keys anew. Comments stay, before the keys.
 func changeKeys(path string, create bool, change func([]string) ([]string, error), count *int) error {
 	text, err := os.ReadFile(path)
@@ -53,11 +60,15 @@ func changeKeys(path string, create bool, change func([]string) ([]string, error
 		return err
 	}
 	var keys, comments []string
+	n := 0
 	for line := range strings.Lines(string(text)) {
+		n++
 		switch line = strings.TrimSpace(line); {
 		case line == "":
 		case strings.HasPrefix(line, "#"):
 			comments = append(comments, line)
+		case !isGossipKey(line): // it may be another file, which is to stay as it is
+			return fmt.Errorf("line %d is no key: it is left as it was", n)
 		default:
 			keys = append(keys, line)
 		}

@@ -170,6 +170,17 @@ func TestGossipKeys(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 1, n)
 	require.Equal(t, both[1:], lines())
+
+	// What is no file of keys stays as it was.
+	other := []byte("-----BEGIN CERTIFICATE-----\nMIIB\n")
+	require.NoError(t, os.WriteFile(path, other, 0o600))
+	for _, change := range []func(string) (int, error){AddGossipKey, UseGossipKey, PruneGossipKeys} {
+		_, err = change(path)
+		require.ErrorContains(t, err, "line 1 is no key")
+		left, err := os.ReadFile(path)
+		require.NoError(t, err)
+		require.Equal(t, other, left)
+	}
 }
 
 // Refusals are all counted, and few of them are written.
