@@ -108,7 +108,7 @@ func (a *app) explain(ctx context.Context, err error) string {
 		}
 		return fmt.Sprintf("no node is ready at %s (%s): start one with 'footfall node', or name another with --node", a.node, oneLine(s.Message()))
 	case codes.DeadlineExceeded:
-		return fmt.Sprintf("the node at %s took too long (%s): look at 'footfall shards' and try again", a.node, oneLine(s.Message()))
+		return fmt.Sprintf("the node at %s took too long: look at 'footfall shards' and try again", a.node)
 	case codes.Unimplemented:
 		return fmt.Sprintf("the node at %s does not know this call: is it of another version? (%s)", a.node, oneLine(s.Message()))
 	case codes.ResourceExhausted:
