@@ -218,11 +218,12 @@ func (d *Device) loadVersion(ctx context.Context, model string, v Version) (_ *s
 		}
 		defer done()
 	}
-	session, err := d.Runner.Load(ctx, dir, v.Contract, d.Device)
+	session, serves, err := d.loadSession(ctx, dir, v.Contract)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", dir, err)
 	}
 	s := newServing(v.Contract, session, d)
+	s.serves = serves
 	if d.scored != nil {
 		rows, _ := d.scored.LoadOrStore(v.Contract, new(atomic.Uint64))
 		s.rows = rows.(*atomic.Uint64)
@@ -238,7 +239,18 @@ func (d *Device) loadVersion(ctx context.Context, model string, v Version) (_ *s
 		}
 	}
 	s.series = d.Metrics.model(v.Contract, d.Device)
+	s.serves(true)
 	return s, nil
+}
+
+// loadSession has the runner load a version: aside, where others serve that customers wait for.
+func (d *Device) loadSession(ctx context.Context, dir string, c *Contract) (Session, func(bool), error) {
+	set := d.loaded.Load()
+	if aside, ok := d.Runner.(Aside); ok && set != nil && len(set.models) > 0 {
+		return aside.LoadAside(ctx, dir, c, d.Device)
+	}
+	session, err := d.Runner.Load(ctx, dir, c, d.Device)
+	return session, func(bool) {}, err
 }
 
 // Apply has a plan served: versions that are new are loaded and warmed beside those that serve,
@@ -274,6 +286,7 @@ func (d *Device) install(set *servingSet) error {
 // retire closes a version that nothing runs any more, beside what runs.
 func (d *Device) retire(s *serving) {
 	d.retiring.Go(func() {
+		s.serves(false)
 		if err := d.close(s); err != nil {
 			d.Log.Warn("model version was not closed in order", "model", s.contract.Name, "version", s.version, "device", d.Device, "error", err)
 			return

@@ -56,9 +56,11 @@ type serving struct {
 	contract *Contract
 	version  string
 	session  Session
-	device   *Device
-	series   modelSeries
-	rows     *atomic.Uint64
+	// serves is the runner's: see [Aside].
+	serves func(bool)
+	device *Device
+	series modelSeries
+	rows   *atomic.Uint64
 	// failing is set from a failed run to the next good one: the log tells of each once.
 	failing atomic.Bool
 	// strange is set for good by the first value that can't be used.

@@ -16,6 +16,13 @@ type Runner interface {
 	Version() string
 }
 
+// Aside is a [Runner] that can load a model beside what serves and leave the processor to that.
+type Aside interface {
+	// LoadAside is Load, by threads that give way to all others. So do runs of the session and
+	// Close, unless serves says that rows of customers are to come.
+	LoadAside(ctx context.Context, dir string, contract *Contract, device string) (s Session, serves func(bool), err error)
+}
+
 // Lister is a [Runner] that knows what the machine has.
 type Lister interface {
 	// Accelerators names the devices that are faster than the processor: "GPU:0".

@@ -10,10 +10,10 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	tf "github.com/galeone/tensorflow/tensorflow/go"
 	pb "github.com/galeone/tensorflow/tensorflow/go/core/protobuf/for_core_protos_go_proto"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	"footfall/inference"
@@ -52,8 +52,6 @@ type Runner struct {
 	options Options
 	// gpus finds the GPUs, once.
 	gpus func() ([]string, error)
-	// closed is set while closed sessions may wait for the collector.
-	closed atomic.Bool
 }
 
 var (
@@ -78,10 +76,18 @@ func New(o Options) (*Runner, error) {
 	return r, nil
 }
 
+// withoutTFG is RewriterConfig.disable_tfg_optimizer, which the binding does not know yet. That
+// pass and a second turn of all passes find nothing in models of one function, and are half of what
+// loading one costs.
+var withoutTFG = protowire.AppendVarint(protowire.AppendTag(nil, 32, protowire.VarintType), 1)
+
 // base is the ConfigProto that all sessions of the process share: the library refuses a
 // second session that would have a GPU otherwise than the first one has.
 func (r *Runner) base() *pb.ConfigProto {
+	optimise := &pb.RewriterConfig{MetaOptimizerIterations: pb.RewriterConfig_ONE}
+	optimise.ProtoReflect().SetUnknown(withoutTFG)
 	return &pb.ConfigProto{
+		GraphOptions:              &pb.GraphOptions{RewriteOptions: optimise},
 		IntraOpParallelismThreads: int32(r.options.IntraOp),
 		InterOpParallelismThreads: int32(r.options.InterOp),
 		GpuOptions: &pb.GPUOptions{

@@ -11,7 +11,6 @@ import (
 
 	tf "github.com/galeone/tensorflow/tensorflow/go"
 	pb "github.com/galeone/tensorflow/tensorflow/go/core/protobuf/for_core_protos_go_proto"
-	tg "github.com/galeone/tfgo"
 	"google.golang.org/protobuf/proto"
 
 	"footfall/inference"
@@ -23,30 +22,34 @@ const tag = "serve"
 // Version names the library: "TensorFlow 2.21.0".
 func (r *Runner) Version() string { return "TensorFlow " + tf.Version() }
 
-// Load implements [inference.Runner]. Devices are "CPU:0" and so on. It first has the
-// collector find the sessions that were closed: to Go they are but a pointer each, so that
-// it would be in no hurry, and their memory may be what the new one needs.
+// Load implements [inference.Runner]. Devices are "CPU:0" and so on.
 func (r *Runner) Load(ctx context.Context, dir string, c *inference.Contract, device string) (inference.Session, error) {
-	if r.closed.Swap(false) {
-		runtime.GC()
-	}
-	s, err := r.load(ctx, dir, c, device, nil)
+	s, err := r.load(ctx, dir, c, device, false, nil)
 	if err != nil {
 		return nil, fmt.Errorf("tensorflow: %w", err)
 	}
 	return s, nil
 }
 
+// LoadAside implements [inference.Aside].
+func (r *Runner) LoadAside(ctx context.Context, dir string, c *inference.Contract, device string) (inference.Session, func(serves bool), error) {
+	s, err := r.load(ctx, dir, c, device, true, nil)
+	if err != nil {
+		return nil, nil, fmt.Errorf("tensorflow: %w", err)
+	}
+	return s, func(serves bool) { s.aside.Store(!serves) }, nil
+}
+
 // load makes a session; more, where it is set, finds further tensors in the graph.
-func (r *Runner) load(ctx context.Context, dir string, c *inference.Contract, device string,
+func (r *Runner) load(ctx context.Context, dir string, c *inference.Contract, device string, aside bool,
 	more func(*pb.MetaGraphDef, *inference.Contract, *session) error,
 ) (*session, error) {
 	config, err := r.config(device)
 	if err != nil {
 		return nil, err
 	}
-	if tensorHandle.err != nil {
-		return nil, tensorHandle.err
+	if err := errors.Join(tensorHandle.err, graphHandle.err, savedHandle.err, sessionHandle.err, operationHandle.err); err != nil {
+		return nil, err
 	}
 	saved, graph, err := readSavedModel(dir)
 	if err != nil {
@@ -56,12 +59,12 @@ func (r *Runner) load(ctx context.Context, dir string, c *inference.Contract, de
 	if err != nil {
 		return nil, err
 	}
-	if more != nil {
-		if err := more(graph, c, s); err != nil {
-			return nil, err
-		}
+	if more == nil {
+		prune(graph, s)
+	} else if err := more(graph, c, s); err != nil {
+		return nil, err
 	}
-	s.closed = &r.closed
+	s.aside.Store(aside)
 	pin(graph, "/device:"+device)
 
 	folder, err := os.MkdirTemp("", "footfall-model-")
@@ -82,14 +85,20 @@ func (r *Runner) load(ctx context.Context, dir string, c *inference.Contract, de
 }
 
 // open loads the prepared folder and finds the signature's tensors in its graph.
-func (s *session) open(folder string, config []byte) error {
-	return caught(func() {
-		s.model = tg.LoadModel(folder, []string{tag}, &tf.SessionOptions{Config: config})
+func (s *session) open(folder string, config []byte) (err error) {
+	if s.model, err = openModel(folder, config, s.aside.Load()); err != nil {
+		return err
+	}
+	err = caught(func() {
 		for i, in := range s.inputs {
 			s.inputs[i].tensor = s.model.Op(in.operation, in.index)
 		}
 		s.fetches = []tf.Output{s.model.Op(s.output.operation, s.output.index)}
 	})
+	if err != nil {
+		return errors.Join(err, s.Close())
+	}
+	return nil
 }
 
 // caught runs f and returns what it panics with as an error in one line: tfgo panics where

@@ -246,7 +246,6 @@ func TestPinning(t *testing.T) {
 		require.NoError(t, err)
 		s, err := bind(graph, contract("dense"))
 		require.NoError(t, err)
-		s.closed = &r.closed
 		if err = s.open(folder, config); fails {
 			require.ErrorContains(t, err, "CPU:2")
 			continue

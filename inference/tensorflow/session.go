@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 
 	tf "github.com/galeone/tensorflow/tensorflow/go"
 	tg "github.com/galeone/tfgo"
@@ -32,8 +33,8 @@ type session struct {
 	output  place
 	fetches []tf.Output
 
-	// closed is the runner's.
-	closed *atomic.Bool
+	// aside is set while what it does is done in the background.
+	aside atomic.Bool
 
 	// mu is held for reading by runs.
 	mu    sync.RWMutex
@@ -57,6 +58,9 @@ func (s *session) run(in inference.Batch, out []float32) error {
 	if s.model == nil {
 		return errClosed
 	}
+	if s.aside.Load() {
+		return s.runAside(in, out)
+	}
 	feeds := make(map[tf.Output]*tf.Tensor, len(s.inputs))
 	defer func() {
 		for _, t := range feeds {
@@ -75,7 +79,7 @@ func (s *session) run(in inference.Batch, out []float32) error {
 		return err
 	}
 	defer free(results[0])
-	return write(results[0], out)
+	return write(tensorHandle.of(unsafe.Pointer(results[0])), out)
 }
 
 // read makes a tensor of the batch's pieces.
@@ -96,32 +100,17 @@ func (p *input) read(in inference.Batch) (*tf.Tensor, error) {
 	return tf.ReadTensor(tf.Float, shape, &pieceReader{pieces: pieces})
 }
 
-// write copies a tensor with one value per row to out.
-func write(t *tf.Tensor, out []float32) error {
-	shape := t.Shape()
-	if len(shape) < 1 || len(shape) > 2 || shape[0] != int64(len(out)) || len(shape) == 2 && shape[1] != 1 {
-		return fmt.Errorf("the model answered a tensor of shape %v to %d rows", shape, len(out))
-	}
-	switch w := (valueWriter{out: out}); t.DataType() {
-	case tf.Float:
-		return w.take(t, w.float32)
-	case tf.Int32:
-		return w.take(t, w.int32)
-	case tf.Int64:
-		return w.take(t, w.int64)
-	default:
-		return fmt.Errorf("the model answered values of type %d", t.DataType())
-	}
-}
-
-// Close implements [inference.Session]. The memory is given back when the collector finds
-// the model, which is where tfgo closes the library's session; see [Runner.Load].
+// Close implements [inference.Session].
 func (s *session) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.model != nil {
-		s.model, s.inputs, s.fetches = nil, nil, nil
-		s.closed.Store(true)
+	if s.model == nil {
+		return nil
+	}
+	m := s.model
+	s.model, s.inputs, s.fetches = nil, nil, nil
+	if err := closeModel(m, s.aside.Load()); err != nil {
+		return fmt.Errorf("tensorflow: %w", err)
 	}
 	return nil
 }

@@ -82,37 +82,34 @@ func (r *pieceReader) Read(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// valueWriter takes the bytes of a tensor as values. The binding hands them over in one call,
-// from memory of the library, which aligns it.
-type valueWriter struct {
-	out   []float32
-	write func(p []byte) int
-}
-
-func (w valueWriter) take(t *tf.Tensor, write func(p []byte) int) error {
-	w.write = write
-	_, err := t.WriteContentsTo(&w)
-	return err
-}
-
-func (w *valueWriter) Write(p []byte) (int, error) {
-	if n := w.write(p); n != len(p) {
-		return n, io.ErrShortBuffer
+// write copies a tensor of the library with one value per row to out.
+func write(tensor unsafe.Pointer, out []float32) error {
+	t := (*C.TF_Tensor)(tensor)
+	shape := make([]int64, max(C.TF_NumDims(t), 0))
+	for i := range shape {
+		shape[i] = int64(C.TF_Dim(t, C.int(i)))
 	}
-	return len(p), nil
+	if len(shape) < 1 || len(shape) > 2 || shape[0] != int64(len(out)) || len(shape) == 2 && shape[1] != 1 {
+		return fmt.Errorf("the model answered a tensor of shape %v to %d rows", shape, len(out))
+	}
+	p := unsafe.Slice((*byte)(C.TF_TensorData(t)), C.TF_TensorByteSize(t))
+	switch kind := tf.DataType(C.TF_TensorType(t)); kind {
+	case tf.Float:
+		copy(bytesOf(out), p)
+	case tf.Int32:
+		convert[int32](out, p)
+	case tf.Int64:
+		convert[int64](out, p)
+	default:
+		return fmt.Errorf("the model answered values of type %d", kind)
+	}
+	return nil
 }
 
-func (w valueWriter) float32(p []byte) int { return copy(bytesOf(w.out), p) }
-
-func (w valueWriter) int32(p []byte) int { return convert[int32](w.out, p) }
-
-func (w valueWriter) int64(p []byte) int { return convert[int64](w.out, p) }
-
-// convert writes whole numbers as float32 and returns the bytes that it used.
-func convert[T int32 | int64](out []float32, p []byte) int {
+// convert writes whole numbers, which the library has aligned, as float32.
+func convert[T int32 | int64](out []float32, p []byte) {
 	size := int(unsafe.Sizeof(T(0)))
 	for i, v := range unsafe.Slice((*T)(unsafe.Pointer(unsafe.SliceData(p))), min(len(p)/size, len(out))) {
 		out[i] = float32(v)
 	}
-	return min(len(p)/size, len(out)) * size
 }

@@ -31,8 +31,9 @@ import (
 	"footfall/inference"
 )
 
-// The places of pointers that a traced run needs and the binding keeps to itself.
+// The places of pointers that calls of the library need and the binding keeps to itself.
 var (
+	graphHandle     = findHandle[tf.Graph]("c")
 	savedHandle     = findHandle[tg.Model]("saved")
 	sessionHandle   = findHandle[tf.Session]("c")
 	operationHandle = findHandle[tf.Operation]("c")
@@ -54,9 +55,6 @@ func Trace(s inference.Session, in inference.Batch) (map[string][]string, error)
 }
 
 func (s *session) trace(in inference.Batch) (map[string][]string, error) {
-	if err := errors.Join(savedHandle.err, sessionHandle.err, operationHandle.err); err != nil {
-		return nil, err
-	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.model == nil {

@@ -50,7 +50,7 @@ var _ inference.TrainerRunner = (*Runner)(nil)
 // Trainer implements [inference.TrainerRunner].
 func (r *Runner) Trainer(ctx context.Context, dir string, c *inference.Contract, device string) (inference.Trainer, error) {
 	t := &trainer{dir: dir}
-	s, err := r.load(ctx, dir, c, device, t.bind)
+	s, err := r.load(ctx, dir, c, device, false, t.bind)
 	if err != nil {
 		if not, ok := errors.AsType[*inference.NotTrainableError](err); ok {
 			return nil, not
