@@ -144,27 +144,40 @@ func (a *Access) Reload() {
 func (a *Access) Run(ctx context.Context) error {
 	tick := time.NewTicker(a.cfg.Every)
 	defer tick.Stop()
+	var settled <-chan time.Time
 	for {
 		select {
 		case <-tick.C:
 		case <-a.again:
+		case <-settled:
 		case <-ctx.Done():
 			return nil
 		}
-		a.look()
+		settled = nil
+		if a.look() {
+			settled = time.After(settling)
+		}
 	}
 }
 
-// look reads what has changed.
-func (a *Access) look() {
+// settling is how long files that do not fit may be in the midst of being changed.
+const settling = time.Second
+
+// look reads what has changed, and tells of a fault once the next look finds it, too. It
+// reports whether there is one to look at again.
+func (a *Access) look() (doubtful bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for name, f := range a.files {
 		changed, err := f.read()
+		fault := f.doubt
+		f.doubt = nil
 		switch {
 		case err != nil && changed:
+			f.doubt, doubtful = err, true
+		case fault != nil && !changed:
 			a.metrics.failed.WithLabelValues(name).Inc()
-			a.logger.Error("a changed file cannot be used: what was before stays", "file", name, "error", err)
+			a.logger.Error("a changed file cannot be used: what was before stays", "file", name, "error", fault)
 		case changed:
 			a.logger.Info("a changed file is used from now on", "file", name)
 		}
@@ -172,6 +185,7 @@ func (a *Access) look() {
 	if t := a.trust.Load(); t != nil && a.now().After(t.cert.Leaf.NotAfter) {
 		a.log.Warn("the certificate in use has expired: put a new one in its place", "expired", t.cert.Leaf.NotAfter)
 	}
+	return doubtful
 }
 
 // Notes are what an operator should know.
@@ -188,6 +202,9 @@ type follower struct {
 	use   func(content [][]byte) error
 	// seen is the sum of what was read last, good or bad, or of why it was not read.
 	seen [sha256.Size]byte
+	// doubt is a fault that the last look found. It is one if the next finds the same: a
+	// certificate may have been read before its key was in place.
+	doubt error
 }
 
 // largestFile bounds what is read of a file.

@@ -253,3 +253,31 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	cancel()
 	require.NoError(t, <-done)
 }
+
+// A certificate that is read before its key is in place is no fault; one whose key does not come is,
+// and is counted once.
+func TestFilesInTheMidstOfAChange(t *testing.T) {
+	ca, err := NewAuthority("ca", time.Now())
+	require.NoError(t, err)
+	a, dir := node(t, ca, "a", "a")
+	failures := func() float64 { return testutil.ToFloat64(a.metrics.failed.WithLabelValues(fileTLS)) }
+	before := a.trust.Load()
+	cert, key, err := ca.Sign(Issue{TrustDomain: domain, Node: "a", Hosts: []string{"127.0.0.1"}, From: time.Now(), For: 2 * time.Hour})
+	require.NoError(t, err)
+
+	require.NoError(t, WriteFile(filepath.Join(dir, "a-key.pem"), key, 0o600))
+	require.True(t, a.look())
+	require.NoError(t, WriteFile(filepath.Join(dir, "a.pem"), cert, 0o644))
+	require.False(t, a.look())
+	require.Zero(t, failures())
+	require.NotSame(t, before, a.trust.Load())
+
+	before = a.trust.Load()
+	require.NoError(t, os.Remove(filepath.Join(dir, "a-key.pem")))
+	require.True(t, a.look())
+	for range 3 {
+		require.False(t, a.look())
+		require.InDelta(t, 1, failures(), 0)
+	}
+	require.Same(t, before, a.trust.Load())
+}
