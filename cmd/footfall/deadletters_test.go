@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
@@ -105,6 +106,10 @@ func TestRepairDeadLetters(t *testing.T) {
 			require.Contains(t, c.out, `"spend": "1.75"`)
 		}
 	}
+	// Until the corrected event is folded, what is known of its ID is that it was refused.
+	require.Eventually(t, func() bool {
+		return footfall(t, "", "customer", "900", "--wait-for", "j", "--node", addr).code == exitOK
+	}, time.Minute, 10*time.Millisecond)
 	events, _ := lifetimeOf(t, addr, "900", "j")
 	require.EqualValues(t, 1, events, "what came after the erasure")
 	r = do("", "fix", ids[0], "--set", "event_id=e")
