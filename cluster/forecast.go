@@ -69,9 +69,16 @@ func Foresee(loads []Load, members []string) Forecast {
 	return f
 }
 
-// Duration is how long the moves take, when one hand-over takes so long: a member gives at most
-// drains shards at once, and one each gap. Members work side by side.
-func (f Forecast) Duration(handOver, gap time.Duration, drains int) time.Duration {
+// Pace is how fast shards move.
+type Pace struct {
+	// HandOver is how long one hand-over takes, Gap the least time between two that one member begins.
+	HandOver, Gap time.Duration
+	// Giving and Taking are how many shards a member hands over at once, and takes.
+	Giving, Taking int
+}
+
+// Duration is how long the moves take at a pace. Members work side by side.
+func (f Forecast) Duration(p Pace) time.Duration {
 	from, to := map[string]int{}, map[string]int{}
 	for _, m := range f.Moves {
 		from[m.From]++
@@ -79,12 +86,12 @@ func (f Forecast) Duration(handOver, gap time.Duration, drains int) time.Duratio
 	}
 	var longest time.Duration
 	for _, n := range from {
-		rounds := (n + drains - 1) / drains
-		longest = max(longest, time.Duration(n)*gap, time.Duration(rounds)*handOver)
+		rounds := (n + p.Giving - 1) / p.Giving
+		longest = max(longest, time.Duration(n)*p.Gap, time.Duration(rounds)*p.HandOver)
 	}
 	for _, n := range to {
-		rounds := (n + drains - 1) / drains
-		longest = max(longest, time.Duration(rounds)*handOver)
+		rounds := (n + p.Taking - 1) / p.Taking
+		longest = max(longest, time.Duration(rounds)*p.HandOver)
 	}
 	return longest
 }

@@ -70,10 +70,13 @@ func withOwners(loads []Load, owners []string) []Load {
 
 func TestForecastDuration(t *testing.T) {
 	var f Forecast
-	require.Zero(t, f.Duration(time.Second, time.Millisecond, 4))
+	pace := Pace{HandOver: time.Second, Gap: time.Millisecond, Giving: 4, Taking: 4}
+	require.Zero(t, f.Duration(pace))
 	for s := range 9 {
 		f.Moves = append(f.Moves, Move{s, "a", "b"})
 	}
-	require.Equal(t, 3*time.Second, f.Duration(time.Second, time.Millisecond, 4), "three rounds of four")
-	require.Equal(t, 90*time.Millisecond, f.Duration(time.Millisecond, 10*time.Millisecond, 4), "one each gap")
+	require.Equal(t, 3*time.Second, f.Duration(pace), "three rounds of four")
+	pace.Taking = 1
+	require.Equal(t, 9*time.Second, f.Duration(pace), "one after the other")
+	require.Equal(t, 90*time.Millisecond, f.Duration(Pace{HandOver: time.Millisecond, Gap: 10 * time.Millisecond, Giving: 4, Taking: 4}), "one each gap")
 }

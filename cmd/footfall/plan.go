@@ -198,7 +198,10 @@ func (a *app) plan(ctx context.Context, c *client, members int, with, without []
 		slices.Sort(handOvers)
 		p.HandOver = handOvers[len(handOvers)/2]
 	}
-	p.Duration = forecast.Duration(time.Duration(p.HandOver*float64(time.Second)), nodes.CloseEvery, cluster.MaxDraining).Seconds()
+	p.Duration = forecast.Duration(cluster.Pace{
+		HandOver: time.Duration(p.HandOver * float64(time.Second)), Gap: nodes.CloseEvery,
+		Giving: cluster.MaxDraining, Taking: nodes.LeastArriving,
+	}).Seconds()
 	all := slices.Collect(maps.Keys(forecast.After))
 	for name := range forecast.Before {
 		if !slices.Contains(all, name) {

@@ -26,9 +26,12 @@ type arrivals struct {
 // arriveWithin is how long a shard is expected that its owner wanted to release.
 const arriveWithin = time.Second
 
+// LeastArriving is how many shards may be on their way to a member at once, on a machine of few cores.
+const LeastArriving = 1
+
 // atOnce is how many shards may be on their way: half as many as there are cores, for each move keeps the store and the log's
 // servers busy, too.
-func atOnce() int { return max(1, min(runtime.GOMAXPROCS(0)/2, 8)) }
+func atOnce() int { return max(LeastArriving, min(runtime.GOMAXPROCS(0)/2, 8)) }
 
 func newArrivals(host Host) *arrivals {
 	return &arrivals{host: host, turns: make(chan struct{}, atOnce()), expected: map[int]*time.Timer{}}
