@@ -89,19 +89,29 @@ func (s *Service) FineTune(stream footfallv1.FineTuneService_FineTuneServer) err
 	if err != nil {
 		return statusOf(err)
 	}
-	if !s.running.TryLock() {
-		return status.Error(codes.ResourceExhausted, "another fine-tuning runs on this node: try again when it is done")
-	}
-	defer s.running.Unlock()
-	origin, err := s.Origin(ctx, start.GetModel())
+	result, err := s.tune(ctx, stream, start.GetModel(), o)
 	if err != nil {
 		return statusOf(err)
+	}
+	// The last that is done: who has the result may ask for the next at once.
+	return stream.Send(&footfallv1.FineTuneProgress{Part: &footfallv1.FineTuneProgress_Result{Result: result}})
+}
+
+// tune is one fine-tuning, but for telling its result.
+func (s *Service) tune(ctx context.Context, stream footfallv1.FineTuneService_FineTuneServer, model string, o options) (*footfallv1.FineTuneResult, error) {
+	if !s.running.TryLock() {
+		return nil, status.Error(codes.ResourceExhausted, "another fine-tuning runs on this node: try again when it is done")
+	}
+	defer s.running.Unlock()
+	origin, err := s.Origin(ctx, model)
+	if err != nil {
+		return nil, err
 	}
 	outcome := outcomeFailed
 	defer func() { s.Metrics.runs.WithLabelValues(origin.Contract.Name, outcome).Inc() }()
 	j, err := s.open(ctx, origin, o)
 	if err != nil {
-		return statusOf(err)
+		return nil, err
 	}
 	defer func() {
 		if err := j.trainer.Close(); err != nil {
@@ -112,15 +122,15 @@ func (s *Service) FineTune(stream footfallv1.FineTuneService_FineTuneServer) err
 		return stream.Send(&footfallv1.FineTuneProgress{Part: &footfallv1.FineTuneProgress_Epoch{Epoch: e}})
 	}
 	if err := stream.Send(&footfallv1.FineTuneProgress{Part: &footfallv1.FineTuneProgress_Ready{Ready: s.ready(j)}}); err != nil {
-		return err
+		return nil, err
 	}
 	if err := s.receive(ctx, stream, j.rows); err != nil {
-		return statusOf(err)
+		return nil, err
 	}
 	result, err := j.run(ctx)
 	if err != nil {
 		s.Log.Warn("fine-tuning failed", "model", origin.Contract.Name, "version", origin.Contract.VersionString(), "error", err)
-		return statusOf(err)
+		return nil, err
 	}
 	if outcome = outcomePublished; result.GetRefused() != "" {
 		outcome = outcomeRefused
@@ -128,7 +138,7 @@ func (s *Service) FineTune(stream footfallv1.FineTuneService_FineTuneServer) err
 	s.Log.Info("model was fine-tuned", "model", origin.Contract.Name, "parent", origin.Contract.VersionString(), "outcome", outcome,
 		"version", result.GetVersion(), "rows", result.GetTrained(), "seconds", result.GetSeconds(),
 		"log_loss_before", result.GetBefore().GetLogLoss(), "log_loss", result.GetAfter().GetLogLoss(), "refused", result.GetRefused())
-	return stream.Send(&footfallv1.FineTuneProgress{Part: &footfallv1.FineTuneProgress_Result{Result: result}})
+	return result, nil
 }
 
 // open prepares a job, whose trainer the caller closes.
