@@ -122,37 +122,35 @@ func (d *drainWatch) look(ctx context.Context, c *client) (handed int, gone bool
 
 // watchDrain waits until the member is gone and what it had is active elsewhere.
 func (a *app) watchDrain(ctx context.Context, c *client, d *drainWatch, began time.Time, patience time.Duration) error {
-	over := time.NewTimer(patience)
-	defer over.Stop()
-	tick := time.NewTicker(drainEvery)
-	defer tick.Stop()
 	progress := a.newProgress("shards handed over", int64(d.Shards))
 	defer progress.end()
-	for {
-		handed, gone, err := d.look(ctx, c)
-		if err != nil {
-			return err
-		}
-		if handed == d.Shards && gone {
-			progress.end()
-			d.State, d.Seconds = "left", a.now().Sub(began).Seconds()
-			if a.output == "json" {
-				return a.printJSON(d)
-			}
-			_, err := fmt.Fprintf(a.out, "%s has left: its %d shards are active at others, after %s\n", d.Member, d.Shards, seconds(d.Seconds))
-			return err
+	handed := 0
+	inTime, err := watch(ctx, drainEvery, patience, func() (bool, error) {
+		var (
+			gone bool
+			err  error
+		)
+		if handed, gone, err = d.look(ctx, c); err != nil || handed == d.Shards && gone {
+			return true, err
 		}
 		detail := ""
 		if handed == d.Shards {
 			detail = d.Member + " ends"
 		}
 		progress.at(int64(handed), detail)
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-over.C:
-			return fmt.Errorf("after %s %s has not left: %d of its %d shards are active at others: 'footfall shards' shows the rest", patience, d.Member, handed, d.Shards)
-		}
+		return false, nil
+	})
+	if err != nil {
+		return err
 	}
+	if !inTime {
+		return fmt.Errorf("after %s %s has not left: %d of its %d shards are active at others: 'footfall shards' shows the rest", patience, d.Member, handed, d.Shards)
+	}
+	progress.end()
+	d.State, d.Seconds = "left", a.now().Sub(began).Seconds()
+	if a.output == "json" {
+		return a.printJSON(d)
+	}
+	_, err = fmt.Fprintf(a.out, "%s has left: its %d shards are active at others, after %s\n", d.Member, d.Shards, seconds(d.Seconds))
+	return err
 }

@@ -38,22 +38,20 @@ type outcomeShare struct {
 }
 
 // outcome compares a plan with the cluster, once it is as planned where that is watched.
-func (a *app) outcome(ctx context.Context, c *client, p *scalePlan, watch bool, patience time.Duration) error {
-	var first, last time.Time
-	over := time.NewTimer(patience)
-	defer over.Stop()
-	tick := time.NewTicker(planEvery)
-	defer tick.Stop()
+func (a *app) outcome(ctx context.Context, c *client, p *scalePlan, watched bool, patience time.Duration) error {
+	var (
+		first, last time.Time
+		o           *planOutcome
+	)
 	progress := a.newProgress("shards in place", int64(len(p.Moves)))
 	defer progress.end()
-	for {
+	inTime, err := watch(ctx, planEvery, patience, func() (bool, error) {
 		list, err := c.ListShards(ctx, &footfallv1.ListShardsRequest{})
 		if err != nil {
-			return err
+			return false, err
 		}
-		o, err := compareWith(p, list.GetShards())
-		if err != nil {
-			return err
+		if o, err = compareWith(p, list.GetShards()); err != nil {
+			return false, err
 		}
 		progress.at(int64(o.Moves-o.Missing), "")
 		if now := a.now(); o.HandOver > 0 {
@@ -64,22 +62,19 @@ func (a *app) outcome(ctx context.Context, c *client, p *scalePlan, watch bool, 
 				last = now
 			}
 		}
-		if o.Reached || !watch {
-			if watch && !first.IsZero() {
-				o.Elapsed = last.Sub(first).Seconds()
-			}
-			progress.end()
-			return a.printOutcome(p, o)
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-over.C:
-			progress.end()
-			return errors.Join(a.printOutcome(p, o), fmt.Errorf("after %s the cluster is not as planned: %d of %d shards have not moved", patience, o.Missing, o.Moves))
-		}
+		return o.Reached || !watched, nil
+	})
+	if err != nil {
+		return err
 	}
+	progress.end()
+	if !inTime {
+		return errors.Join(a.printOutcome(p, o), fmt.Errorf("after %s the cluster is not as planned: %d of %d shards have not moved", patience, o.Missing, o.Moves))
+	}
+	if watched && !first.IsZero() {
+		o.Elapsed = last.Sub(first).Seconds()
+	}
+	return a.printOutcome(p, o)
 }
 
 func compareWith(p *scalePlan, shards []*footfallv1.Shard) (*planOutcome, error) {
